@@ -1,0 +1,193 @@
+"""Checkpoints: one file each, written whole or not at all, checked when read, the newest few kept.
+
+Layout: 8 magic bytes; the header's length (8 bytes, little-endian); the header (JSON: `format_version`, the run's
+settings, where it stands, names and shapes of the parameters, sha256 of the payload); the payload (`torch.save` of
+tensors and plain values, read with `weights_only`); 32 bytes of sha256 over everything before.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cluster.errors import CheckpointError
+
+FORMAT_VERSION = 1
+_MAGIC = b"MCBMAML\n"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a run needs to continue exactly: `version` meta-steps are done.
+
+    `parameters` is flat float32 in the order of `parameter_shapes`; `optimizer_state` is that of the torch optimiser
+    named `optimizer`. The counts run from the beginning of the run, over every resume.
+    """
+
+    version: int
+    parameters: np.ndarray
+    parameter_shapes: Mapping[str, tuple[int, ...]]
+    optimizer: str
+    optimizer_state: Mapping[str, object]
+    settings_yaml: str = ""
+    num_tasks: int = 0
+    num_refused: int = 0
+    train_seconds: float = 0.0
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """The bytes of a checkpoint file."""
+    buffer = io.BytesIO()
+    tensor = torch.from_numpy(checkpoint.parameters.copy())
+    torch.save({"parameters": tensor, "optimizer_state": dict(checkpoint.optimizer_state)}, buffer)
+    payload = buffer.getvalue()
+    header = {
+        "format_version": FORMAT_VERSION,
+        "version": checkpoint.version,
+        "num_parameters": len(checkpoint.parameters),
+        "parameter_shapes": {name: list(shape) for name, shape in checkpoint.parameter_shapes.items()},
+        "optimizer": checkpoint.optimizer,
+        "settings": checkpoint.settings_yaml,
+        "num_tasks": checkpoint.num_tasks,
+        "num_refused": checkpoint.num_refused,
+        "train_seconds": checkpoint.train_seconds,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    head = json.dumps(header).encode()
+    body = _MAGIC + len(head).to_bytes(8, "little") + head + payload
+    return body + hashlib.sha256(body).digest()
+
+
+def decode(data: bytes, name: str) -> Checkpoint:
+    """The checkpoint in `data`; raises `CheckpointError` that calls it `name` and says what is wrong with it."""
+    if data[: len(_MAGIC)] != _MAGIC[: len(data)]:
+        raise CheckpointError(f"{name} is not a checkpoint of this program")
+    body, digest = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
+    if hashlib.sha256(body).digest() != digest:
+        raise CheckpointError(f"{name} is truncated or damaged ({len(data)} bytes): its checksum does not match")
+    start = len(_MAGIC) + 8
+    end = start + int.from_bytes(body[len(_MAGIC) : start], "little")
+    header = json.loads(body[start:end])
+    if header["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{name} has checkpoint format {header['format_version']}, but this version of the program reads "
+            f"format {FORMAT_VERSION}: use the version that wrote it"
+        )
+    payload = torch.load(io.BytesIO(body[end:]), weights_only=True)
+    return Checkpoint(
+        version=header["version"],
+        parameters=payload["parameters"].numpy(),
+        parameter_shapes={key: tuple(shape) for key, shape in header["parameter_shapes"].items()},
+        optimizer=header["optimizer"],
+        optimizer_state=payload["optimizer_state"],
+        settings_yaml=header["settings"],
+        num_tasks=header["num_tasks"],
+        num_refused=header["num_refused"],
+        train_seconds=header["train_seconds"],
+    )
+
+
+def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
+    """Write the checkpoint into `folder` and remove all but the newest `keep`; returns its path.
+
+    The bytes go to a temporary name, reach the disk, and only then take the final name, so a crash or a full disk
+    leaves every earlier checkpoint as it was. Raises `CheckpointError` if the file cannot be written.
+    """
+    path = folder / f"checkpoint-{checkpoint.version:08d}.mcb"
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, encode(checkpoint))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(folder)
+        for old in paths(folder)[keep:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint of meta-step {checkpoint.version} could not be written to {folder} "
+            f"({error.strerror or error}); earlier checkpoints are intact: make room or choose another folder, "
+            "then resume"
+        ) from error
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint file; raises `CheckpointError` if it is missing or not whole."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read ({error.strerror or error})") from error
+    return decode(data, str(path))
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoint files of a folder, newest first; an absent folder has none."""
+    return sorted(folder.glob("checkpoint-*.mcb"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
+def load_newest(folder: Path) -> Checkpoint:
+    """The newest intact checkpoint of a folder; each damaged one that is passed over is logged as a warning.
+
+    Raises `CheckpointError` if the folder holds none, or none that is intact.
+    """
+    found = paths(folder)
+    if not found:
+        raise CheckpointError(f"there is no checkpoint in {folder}: name a run's checkpoint folder")
+    for path in found:
+        try:
+            return load(path)
+        except CheckpointError as error:
+            _logger.warning("%s; the checkpoint before it is tried", error)
+    raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} is intact: start the run anew")
+
+
+def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int, ...]], optimizer: str) -> None:
+    """Raise `CheckpointError` naming the first difference if a run with these parameters cannot continue from it."""
+    mine, its = dict(parameter_shapes), dict(checkpoint.parameter_shapes)
+    for name in [*mine, *its]:
+        if mine.get(name) != its.get(name):
+            raise CheckpointError(
+                f"the checkpoint of meta-step {checkpoint.version} is of another learner: {name} has shape "
+                f"{its.get(name, 'none')} there and {mine.get(name, 'none')} in this run: give the settings it was "
+                "made with, or another folder"
+            )
+    if list(mine) != list(its):
+        raise CheckpointError(f"the checkpoint of meta-step {checkpoint.version} orders its parameters differently")
+    if checkpoint.optimizer != optimizer:
+        raise CheckpointError(
+            f"the checkpoint of meta-step {checkpoint.version} was made with optimizer={checkpoint.optimizer}, "
+            f"not {optimizer}: give the settings it was made with"
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write and flush to the disk; raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,17 @@
+"""Errors that a user can mend: the command line prints them as one sentence, without a traceback."""
+
+
+class UserError(Exception):
+    """What was asked cannot be done; the message names the value, the range and the remedy."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read, does not fit this run, or cannot be written."""
+
+
+class RefusedSteps(UserError):
+    """More meta-steps had a non-finite meta-gradient than the run tolerates."""
+
+
+class ClusterError(UserError):
+    """The Ray cluster cannot hold the run, or a part of the run died and was not replaced."""

@@ -1,0 +1,71 @@
+"""The meta-update on the flat parameter vector: clip, learning rate of the version, one torch optimiser step."""
+
+import copy
+import difflib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from cluster.errors import CheckpointError, UserError
+from cluster.plan import OptimizerPlan
+from cluster.threads import threads
+
+_NOT_FLAT = {"LBFGS", "Muon", "SparseAdam"}  # want a closure, matrices or sparse gradients
+
+
+def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """The class of `torch.optim` with this name in any case; raises `UserError` with the nearest name."""
+    classes = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in _NOT_FLAT
+    }
+    classes.pop("optimizer")
+    if name.lower() not in classes:
+        nearest = difflib.get_close_matches(name.lower(), classes, n=1, cutoff=0)[0]
+        raise UserError(f"optimizer {name!r} is not one of {', '.join(sorted(classes))}; did you mean {nearest!r}?")
+    return classes[name.lower()]
+
+
+class FlatOptimizer:
+    """A torch optimiser over one flat float32 vector; computes with one thread, so its bits depend on no setting."""
+
+    def __init__(self, plan: OptimizerPlan, num_steps: int, parameters: np.ndarray) -> None:
+        self._plan, self._num_steps = plan, num_steps
+        self._parameter = torch.nn.Parameter(torch.tensor(parameters))
+        self._optimizer = optimizer_class(plan.name)([self._parameter], lr=plan.learning_rate)
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """A read-only copy of the vector."""
+        parameters = self._parameter.detach().numpy().copy()
+        parameters.flags.writeable = False
+        return parameters
+
+    def state(self) -> dict[str, object]:
+        """A copy of the optimiser's state: `Optimizer.state_dict` alone aliases the live tensors."""
+        return copy.deepcopy(self._optimizer.state_dict())
+
+    def load(self, state: Mapping[str, object]) -> None:
+        """Continue from a `state`; raises `CheckpointError` if it is another optimiser's."""
+        try:
+            self._optimizer.load_state_dict(copy.deepcopy(dict(state)))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the optimiser state does not fit optimizer={self._plan.name}: {error}") from error
+
+    def step(self, gradient: np.ndarray, norm: float, version: int) -> None:
+        """Move the vector by `gradient`, of finite `gradient_norm`, scaled down to a norm of at most `clip_norm`."""
+        if self._plan.clip_norm is not None and norm > self._plan.clip_norm:
+            gradient = gradient * np.float32(self._plan.clip_norm / norm)
+        self._parameter.grad = torch.from_numpy(np.ascontiguousarray(gradient))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._plan.learning_rate_at(version, self._num_steps)
+        with threads(1):
+            self._optimizer.step()
+
+
+def gradient_norm(gradient: np.ndarray) -> float:
+    """Euclidean norm, summed in float64 by one thread; infinite where the float32 square of it would overflow."""
+    squared = float(np.square(gradient, dtype=np.float64).sum())
+    return float("inf") if squared > np.finfo(np.float32).max else squared**0.5

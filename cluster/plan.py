@@ -1,0 +1,180 @@
+"""What a run is asked to do and what it gives back: plain frozen values, checked where they enter."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cluster.errors import UserError
+from cluster.shards import ComputesMetaGradient
+
+
+@dataclass(frozen=True)
+class OptimizerPlan:
+    """The meta-update: a torch optimiser by name, its learning rate over the run, clipping and refusal.
+
+    `name` is a class of `torch.optim` in any case. The learning rate rises linearly over the first `warmup`
+    meta-steps and then is constant or falls by a half cosine to 0 at `num_steps`. `clip_norm` bounds the global norm
+    of the meta-gradient. `max_refused_steps` non-finite meta-gradients are tolerated in a run.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = 0
+    clip_norm: float | None = None
+    max_refused_steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for a value out of its range."""
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"learning_rate={self.learning_rate} must be a positive number")
+        if self.schedule not in ("cosine", "constant"):
+            raise UserError(f"schedule={self.schedule!r} must be 'cosine' or 'constant'")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"clip_norm={self.clip_norm} must be positive, or None for no clipping")
+        _at_least(0, warmup=self.warmup, max_refused_steps=self.max_refused_steps)
+
+    def learning_rate_at(self, version: int, num_steps: int) -> float:
+        r"""Learning rate of the step that ends `version`, a pure function, so that a resumed run needs no history.
+
+        $\eta\,\min(1, \frac{v + 1}{w})$ times, for `cosine`, $\frac12(1 + \cos(\pi v / n))$ with $v$ counted from
+        the end of the warm-up.
+        """
+        if version < self.warmup:
+            return self.learning_rate * (version + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (version - self.warmup) / max(1, num_steps - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """What the parameter server needs to know of a run; it knows no learner and no tasks."""
+
+    num_steps: int
+    meta_batch: int
+    num_shards: int
+    num_workers: int
+    optimizer: OptimizerPlan
+    parameter_shapes: Mapping[str, tuple[int, ...]]
+    checkpoint_dir: Path
+    checkpoint_every: int
+    checkpoint_keep: int
+    settings_yaml: str
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of the flat vector of meta-parameters."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes.values())
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A whole meta-training run; the result depends on no field that counts machines.
+
+    `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
+    flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
+    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray; more
+    workers than shards are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the end, the newest `checkpoint_keep` are kept.
+    """
+
+    build_gradient: Callable[[], ComputesMetaGradient]
+    parameters: np.ndarray
+    parameter_shapes: Mapping[str, tuple[int, ...]]
+    num_steps: int
+    meta_batch: int
+    checkpoint_dir: Path
+    num_shards: int = 2
+    num_workers: int = 0
+    threads_per_worker: int = 1
+    optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
+    checkpoint_every: int = 200
+    checkpoint_keep: int = 3
+    settings_yaml: str = ""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for a value out of its range."""
+        counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
+        _at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
+        _at_least(0, num_workers=self.num_workers)
+        if not 1 <= self.num_shards <= self.meta_batch:
+            raise UserError(f"num_shards={self.num_shards} must lie in 1..meta_batch={self.meta_batch}")
+        if self.parameters.dtype != np.float32 or self.parameters.shape != (self.server.num_parameters,):
+            raise UserError(
+                f"the initial parameters are {self.parameters.dtype} of shape {self.parameters.shape}, "
+                f"but the parameter shapes ask for float32 of shape ({self.server.num_parameters},)"
+            )
+        if not np.isfinite(self.parameters).all():
+            raise UserError("the initial parameters hold a value that is not finite")
+
+    @property
+    def server(self) -> ServerPlan:
+        """The part that the parameter server is given."""
+        return ServerPlan(
+            num_steps=self.num_steps,
+            meta_batch=self.meta_batch,
+            num_shards=self.num_shards,
+            num_workers=self.num_workers,
+            optimizer=self.optimizer,
+            parameter_shapes=self.parameter_shapes,
+            checkpoint_dir=Path(self.checkpoint_dir).absolute(),
+            checkpoint_every=self.checkpoint_every,
+            checkpoint_keep=self.checkpoint_keep,
+            settings_yaml=self.settings_yaml,
+        )
+
+
+class StepRecord(NamedTuple):
+    """One meta-step as it is logged. Losses are means over tasks; a refused step's may be NaN.
+
+    `version` counts the meta-steps done, this one included. `per_mode` holds, for each true mode with tasks in the
+    meta-batch, `nll`, `squared_error` and `count`. `gradient_norm` is taken before clipping. `compute_s` is the
+    longest that any worker computed, `communication_s` the rest of `step_s`. Staleness is in meta-steps.
+    `refused` counts the refused steps of the run so far, this one included.
+    """
+
+    version: int
+    num_tasks: int
+    loss: float
+    nll: float
+    squared_error: float
+    per_mode: dict[str, dict[str, float]]
+    gradient_norm: float
+    learning_rate: float
+    tasks_per_s: float
+    step_s: float
+    compute_s: float
+    communication_s: float
+    staleness_mean: float
+    staleness_max: int
+    refused: int
+
+
+class TrainingResult(NamedTuple):
+    """Where a run stands when it ends or is interrupted; counts include the steps before a resume.
+
+    `params_sha256` is of the little-endian float32 bytes of `parameters`. `train_seconds` is the time spent in
+    meta-steps: start-up and evaluation are not in it.
+    """
+
+    parameters: np.ndarray
+    params_sha256: str
+    num_steps: int
+    num_tasks: int
+    train_seconds: float
+    num_refused: int
+    checkpoint: Path
+    interrupted: bool
+
+
+def _at_least(low: int, **values: int) -> None:
+    """Raise `UserError` for the first value below `low`."""
+    for name, value in values.items():
+        if value < low:
+            raise UserError(f"{name}={value} must be at least {low}")

@@ -1,0 +1,68 @@
+"""The plan of a meta-step: which tasks it has and how they are cut into shards, whoever computes them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from cluster.errors import UserError
+
+
+class Shard(NamedTuple):
+    """Tasks `start..stop` (global indices, end excluded) of meta-step `version`, the `index`-th piece of it.
+
+    `meta_batch` is the number of tasks of the whole meta-step: the meta-gradient is a mean over all of them.
+    """
+
+    version: int
+    index: int
+    start: int
+    stop: int
+    meta_batch: int
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks in this shard."""
+        return self.stop - self.start
+
+
+class ShardReport(NamedTuple):
+    """What a worker found for a shard: its share of the meta-gradient, flat float32, and sums over its tasks."""
+
+    shard: Shard
+    gradient: np.ndarray
+    statistics: Mapping[str, float]
+    compute_s: float
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks that the sums run over."""
+        return self.shard.num_tasks
+
+
+class ComputesMetaGradient(Protocol):
+    """The computation of a shard, a pure function of the parameters and the shard."""
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        """Meta-gradient and statistics of `shard` at the flat `parameters`, which may be read-only."""
+        ...
+
+
+def plan(version: int, num_tasks: int, num_shards: int) -> tuple[Shard, ...]:
+    """The shards of meta-step `version`: contiguous, in order, sizes differing by at most one task.
+
+    Meta-step `v` has the global task indices `v * num_tasks` to `(v + 1) * num_tasks`.
+
+    >>> [(shard.start, shard.stop) for shard in plan(version=1, num_tasks=5, num_shards=2)]
+    [(5, 7), (7, 10)]
+
+    Raises `UserError` unless 1 <= num_shards <= num_tasks.
+    """
+    if not 1 <= num_shards <= num_tasks:
+        raise UserError(f"num_shards={num_shards} must lie in 1..num_tasks={num_tasks}")
+    first = version * num_tasks
+    bounds = [first + index * num_tasks // num_shards for index in range(num_shards + 1)]
+    return tuple(
+        Shard(version, index, start, stop, num_tasks)
+        for index, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+    )

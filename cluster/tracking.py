@@ -1,0 +1,181 @@
+"""The one writer of a run's record in MLflow: buffered metrics, parameters, artefacts, the final status."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import psutil
+
+from cluster.tracking_store import absolute_uri, experiment_id, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_FLUSH_EVERY_S, _FLUSH_AT = 2.0, 500
+_RETRY_AFTER_S = 30.0
+_SYSTEM_EVERY_S = 10.0
+_LARGEST_BATCH = 1000  # the store's limits, of metrics and of parameters
+_LARGEST_PARAMS = 100
+_logger = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What a run tells of itself while it goes."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record values at a meta-step."""
+        ...
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Keep a file, or all files of a folder, with the run."""
+        ...
+
+    def close(self, status: Status) -> None:
+        """Write what is left and the status."""
+        ...
+
+
+class Untracked:
+    """Records nothing: the run goes on without a tracking store."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing."""
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Nothing."""
+
+    def close(self, status: Status) -> None:
+        """Nothing."""
+
+
+class MlflowTracker:
+    """Buffers metrics and writes them every 2 s or 500 metrics, whichever comes first, and at the end.
+
+    A store that stops answering during a run costs no result: what it misses is kept and tried again after 30 s, and
+    once more at the end; then a warning says how much was lost. Every 10 s the machine's load is recorded as well.
+    """
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self._client, self.run_id = client, run_id
+        self._buffer: list[Metric] = []
+        self._flush_at = time.monotonic() + _FLUSH_EVERY_S
+        self._system_at = time.monotonic()
+        self._num_system = 0
+        self._is_failing = False
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record values at a meta-step."""
+        now = time.monotonic()
+        if now >= self._system_at:
+            self._system_at = now + _SYSTEM_EVERY_S
+            self._add(system_metrics(), self._num_system)
+            self._num_system += 1
+        self._add(values, step)
+        if now >= self._flush_at or (len(self._buffer) >= _FLUSH_AT and not self._is_failing):
+            self._flush()
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Keep a file, or all files of a folder, with the run."""
+        try:
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), folder)
+            else:
+                self._client.log_artifact(self.run_id, str(path), folder)
+        except Exception as error:  # as many kinds as there are artefact stores; the file itself stays where it is
+            _logger.warning("%s was not stored with the tracked run: %s", path, _first_line(error))
+
+    def close(self, status: Status) -> None:
+        """Write what is left and the status."""
+        self._flush()
+        if self._buffer:
+            _logger.warning(
+                "%d metrics were not recorded; the run's metrics.jsonl has them", len(self._buffer)
+            )
+        try:
+            self._client.set_terminated(self.run_id, status)
+        except Exception as error:
+            _logger.warning("the tracked run could not be closed as %s: %s", status, _first_line(error))
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        timestamp = int(time.time() * 1000)
+        self._buffer += [Metric(name, float(value), timestamp, step) for name, value in values.items()]
+
+    def _flush(self) -> None:
+        try:
+            while self._buffer:
+                self._client.log_batch(self.run_id, metrics=self._buffer[:_LARGEST_BATCH])
+                del self._buffer[:_LARGEST_BATCH]
+        except Exception as error:  # as many kinds as there are stores
+            if not self._is_failing:
+                _logger.warning("metrics cannot be recorded for now, the run goes on: %s", _first_line(error))
+        self._is_failing = bool(self._buffer)
+        self._flush_at = time.monotonic() + (_RETRY_AFTER_S if self._is_failing else _FLUSH_EVERY_S)
+
+
+def open_tracker(
+    uri: str,
+    run_name: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+) -> MlflowTracker:
+    """A new run in the store at `uri`, or the run `run_id` continued (a new one if the store does not know it).
+
+    Raises `TrackingError` if the store does not answer.
+    """
+    uri = absolute_uri(uri)
+    client = open_store(uri)
+    if run_id is not None and _reopen(client, run_id):
+        return MlflowTracker(client, run_id)
+    from mlflow.entities import Param
+
+    run = client.create_run(experiment_id(client, uri), run_name=run_name, tags=dict(tags))
+    entries = [Param(name, str(value)) for name, value in params.items()]
+    for start in range(0, len(entries), _LARGEST_PARAMS):
+        client.log_batch(run.info.run_id, params=entries[start : start + _LARGEST_PARAMS])
+    return MlflowTracker(client, run.info.run_id)
+
+
+def system_metrics() -> dict[str, float]:
+    """Load of the machine and memory of the run's largest process, under MLflow's own names where it has one."""
+    memory = psutil.virtual_memory()
+    return {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / 1e6,
+        "system/system_memory_usage_percentage": memory.percent,
+        "system/largest_process_megabytes": max(_resident_bytes()) / 1e6,
+    }
+
+
+def _resident_bytes() -> list[int]:
+    """Resident memory of this process and all below it."""
+    mine = psutil.Process()
+    sizes = [mine.memory_info().rss]
+    for process in mine.children(recursive=True):
+        try:
+            sizes.append(process.memory_info().rss)
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return sizes
+
+
+def _reopen(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        _logger.warning("the tracked run %s cannot be continued, a new one begins: %s", run_id, _first_line(error))
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,73 @@
+"""The entry point: a whole meta-training run, in this process or over Ray, from its beginning or from a checkpoint."""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, save
+from cluster.errors import CheckpointError, UserError
+from cluster.interruption import interruption
+from cluster.local import train_locally
+from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+
+
+def run_meta_training(
+    plan: TrainingPlan, on_step: Callable[[StepRecord], None], stop: Callable[[], bool]
+) -> TrainingResult:
+    """Meta-train to `plan.num_steps`; the parameters do not depend on the number of workers, nor on a resume.
+
+    `on_step` sees every meta-step once, in order. The run stops early, with a checkpoint, when `stop()` is true after
+    a step or when SIGINT or SIGTERM comes; it says so by `interrupted`. Raises `UserError`: a checkpoint that does
+    not fit or cannot be written, too many refused steps, a cluster that cannot hold the run.
+    """
+    start = _starting_point(plan)
+    if start.version >= plan.num_steps:
+        return _result(plan, start)
+    with interruption() as interrupted:
+
+        def should_stop() -> bool:
+            return bool(interrupted) or stop()
+
+        if plan.num_workers == 0:
+            last = train_locally(plan, start, on_step, should_stop)
+        else:
+            from cluster.supervisor import train_with_workers  # ray is slow to import and not needed above
+
+            last = train_with_workers(plan, on_step, should_stop, after_ray_starts=interrupted.install)
+    return _result(plan, last)
+
+
+def params_sha256(parameters: np.ndarray) -> str:
+    """sha256 of the little-endian float32 bytes of a flat vector."""
+    return hashlib.sha256(parameters.astype("<f4").tobytes()).hexdigest()
+
+
+def _starting_point(plan: TrainingPlan) -> Checkpoint:
+    """The checkpoint that the run starts from; a new run writes its initial parameters as one, so a bad disk shows."""
+    if plan.resume:
+        start = load_newest(plan.checkpoint_dir)
+        require_fit(start, plan.parameter_shapes, plan.optimizer.name)
+        if start.version > plan.num_steps:
+            raise UserError(f"num_steps={plan.num_steps} must be at least {start.version}, the meta-steps already done")
+        return start
+    if paths(plan.checkpoint_dir):
+        raise CheckpointError(
+            f"{plan.checkpoint_dir} already holds checkpoints of a run: resume it, or choose another folder"
+        )
+    start = Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}, plan.settings_yaml)
+    save(start, plan.checkpoint_dir, plan.checkpoint_keep)
+    return start
+
+
+def _result(plan: TrainingPlan, last: Checkpoint) -> TrainingResult:
+    return TrainingResult(
+        parameters=last.parameters,
+        params_sha256=params_sha256(last.parameters),
+        num_steps=last.version,
+        num_tasks=last.num_tasks,
+        train_seconds=last.train_seconds,
+        num_refused=last.num_refused,
+        checkpoint=paths(plan.checkpoint_dir)[0],
+        interrupted=last.version < plan.num_steps,
+    )

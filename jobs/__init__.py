@@ -1,0 +1,1 @@
+"""What a user starts: the `mcb` command, recipes, and the jobs behind them."""

@@ -1,0 +1,104 @@
+"""What each command does with its words. The work itself is imported once the words are understood."""
+
+from collections.abc import Callable
+
+from jobs.arguments import (
+    EvaluateOptions,
+    LimitsOptions,
+    TrainOptions,
+    UiOptions,
+    parse,
+    parse_with_settings,
+    show_train_help,
+)
+from jobs.errors import UsageError
+from jobs.overrides import Overrides, override
+from jobs.recipes import RECIPES, recipe
+from jobs.settings import Settings
+from jobs.settings_file import read_yaml
+
+
+def train(words: list[str]) -> None:
+    """`mcb train RECIPE [overrides]`."""
+    if {"-h", "--help"} & set(words):
+        options, overrides = _train_words([word for word in words if word not in ("-h", "--help")])
+        show_train_help(override(_base(options) or recipe("five-modes"), overrides))
+        return
+    options, overrides = _train_words(words)
+    base = _base(options)
+    if base is None and not options.resume:
+        raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
+    from jobs.train import train as run
+
+    run(options, base, overrides)
+
+
+def evaluate(words: list[str]) -> None:
+    """`mcb evaluate RUN|CHECKPOINT`."""
+    options, overrides = parse_with_settings(EvaluateOptions, "evaluate", words)
+    for path in overrides:
+        if not path.startswith("evaluation."):
+            raise UsageError(f"{path} is part of the trained learner: only settings under evaluation can be overridden")
+    from jobs.evaluate import evaluate_run
+
+    evaluate_run(options, overrides)
+
+
+def recipes(words: list[str]) -> None:
+    """`mcb recipes`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if words:
+        raise UsageError(f"mcb recipes takes no {words[0]!r}; mcb train RECIPE --help shows a recipe's settings")
+    table = Table("recipe", "meta-steps", "what it is", box=None, pad_edge=False)
+    for name, make in RECIPES.items():
+        table.add_row(name, f"{make().train.num_steps:,}", make.__doc__ or "")
+    console = Console()
+    console.print(table)
+    console.print("\nStart one with mcb train RECIPE; mcb train RECIPE --help shows its settings.", highlight=False)
+
+
+def limits(words: list[str]) -> None:
+    """`mcb limits RECIPE`."""
+    options = parse(LimitsOptions, "limits", words)
+    from jobs.limits import make_limits
+
+    make_limits(options)
+
+
+def ui(words: list[str]) -> None:
+    """`mcb ui`."""
+    options = parse(UiOptions, "ui", words)
+    from jobs.ui import open_ui
+
+    open_ui(options)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "recipes": recipes,
+    "limits": limits,
+    "ui": ui,
+}
+
+
+def _train_words(words: list[str]) -> tuple[TrainOptions, Overrides]:
+    options, overrides = parse_with_settings(TrainOptions, "train", words)
+    if options.data is not None:
+        overrides["tasks.path"] = [str(options.data.absolute())]
+    return options, overrides
+
+
+def _base(options: TrainOptions) -> Settings | None:
+    """The settings that a new run starts from: a saved file's or a recipe's; None if neither is named."""
+    if options.config is None:
+        base = None if options.recipe is None else recipe(options.recipe)
+    else:
+        base = read_yaml(options.config)
+        if options.recipe not in (None, base.recipe):
+            raise UsageError(f"{options.config} is of recipe {base.recipe!r}, not {options.recipe!r}: name one of them")
+    if options.data is not None and base is not None and base.tasks.kind != "curves":
+        raise UsageError(f"--data is for measured curves (recipe curves); recipe {base.recipe!r} makes its own tasks")
+    return base

@@ -1,0 +1,118 @@
+"""The named runs: each a function that returns settings, and the one place where its numbers stand."""
+
+from collections.abc import Callable
+
+from jobs.errors import UsageError, nearest
+from jobs.settings import (
+    CodebookModes,
+    ConjugateInference,
+    CurveTasks,
+    DeepSetEncoder,
+    EmbeddingModes,
+    GradientInference,
+    Hypernetwork,
+    Likelihood,
+    Network,
+    Optimizer,
+    RegressionTasks,
+    Settings,
+    SingleMode,
+    SVGDInference,
+    Train,
+)
+
+
+def five_modes() -> Settings:
+    """The flagship: codebook modes, responsibilities from the evidence, an exact conjugate head; five families."""
+    return Settings(
+        recipe="five-modes",
+        modes=CodebookModes(num_modes=32, code_size=32),
+        inference=ConjugateInference(),
+        network=Network(hidden=(40, 40, 16)),
+        train=Train(num_steps=2000, meta_batch=125),
+        optimizer=Optimizer(learning_rate=3e-3),
+    )
+
+
+def three_modes() -> Settings:
+    """The flagship learner on sinusoids, lines and parabolas."""
+    return five_modes().model_copy(
+        update={
+            "recipe": "three-modes",
+            "tasks": RegressionTasks(families=("sinusoid", "linear", "quadratic")),
+            "modes": CodebookModes(num_modes=16, code_size=32),
+            "train": Train(num_steps=1500, meta_batch=75),
+        }
+    )
+
+
+def two_modes() -> Settings:
+    """The flagship learner on sinusoids and lines."""
+    return five_modes().model_copy(
+        update={
+            "recipe": "two-modes",
+            "tasks": RegressionTasks(families=("sinusoid", "linear")),
+            "modes": CodebookModes(num_modes=16, code_size=32),
+            "train": Train(num_steps=1500, meta_batch=50),
+        }
+    )
+
+
+def five_modes_svgd() -> Settings:
+    """A continuous mode from the task encoder, and whitened SVGD over all parameters of a small network."""
+    return Settings(
+        recipe="five-modes-svgd",
+        modes=EmbeddingModes(),
+        encoder=DeepSetEncoder(embedding_size=32, hidden=64),
+        inference=SVGDInference(num_steps=5, step_size=0.1, num_particles=10),
+        network=Network(hidden=(20, 20), adapted="all", conditional="none"),
+        hypernetwork=Hypernetwork(hidden=(64,), init_scale=0.1),
+        train=Train(num_steps=1000, meta_batch=50),
+        optimizer=Optimizer(learning_rate=1e-3),
+    )
+
+
+def five_modes_maml() -> Settings:
+    """MAML: a single mode, one particle from the learned initialisation, plain gradient steps."""
+    return Settings(
+        recipe="five-modes-maml",
+        modes=SingleMode(code_size=1),
+        inference=GradientInference(
+            num_steps=5, step_size=0.001, num_particles=1, prior_noise=False, coordinates="raw"
+        ),
+        network=Network(hidden=(100, 100, 100), activation="relu", adapted="all", conditional="none"),
+        hypernetwork=Hypernetwork(hidden=()),
+        train=Train(num_steps=2000, meta_batch=125),
+        optimizer=Optimizer(learning_rate=1e-3),
+    )
+
+
+def curves() -> Settings:
+    """The flagship learner on measured curves in long form; needs --data FILE.parquet."""
+    return Settings(
+        recipe="curves",
+        tasks=CurveTasks(num_support=10, num_query=50),
+        modes=CodebookModes(num_modes=32, code_size=32),
+        inference=ConjugateInference(),
+        network=Network(hidden=(40, 40, 16)),
+        likelihood=Likelihood(init_scale=0.5),
+        train=Train(num_steps=1500, meta_batch=128),
+        optimizer=Optimizer(learning_rate=3e-3),
+    )
+
+
+RECIPES: dict[str, Callable[[], Settings]] = {
+    "five-modes": five_modes,
+    "two-modes": two_modes,
+    "three-modes": three_modes,
+    "five-modes-svgd": five_modes_svgd,
+    "five-modes-maml": five_modes_maml,
+    "curves": curves,
+}
+
+
+def recipe(name: str) -> Settings:
+    """The settings of a recipe; raises `UsageError` with the nearest name."""
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}{nearest(name, RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,131 @@
+"""The folder of a run, and how a run is found again.
+
+It holds `settings.yaml`, `checkpoints/`, `metrics.jsonl`, `run.json`, `result.json` and `figures/`.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.checkpoint import paths
+from cluster.errors import UserError
+from jobs.errors import UsageError
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names inside the folder of one run."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The resolved settings."""
+        return self.path / "settings.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoint files, the newest few."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each meta-step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The figures of a finished run."""
+        return self.path / "result.json"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.path / "figures"
+
+    @property
+    def identity(self) -> Path:
+        """The tracked run that this folder belongs to."""
+        return self.path / "run.json"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run left a checkpoint here."""
+        return bool(paths(self.checkpoints))
+
+    def read_identity(self) -> dict[str, str]:
+        """`run_id` and `tracking_uri`; empty where they cannot be read."""
+        try:
+            return json.loads(self.identity.read_text())
+        except (OSError, ValueError):
+            return {}
+
+
+def new_folder(recipe: str, out: Path | None) -> RunFolder:
+    """The folder of a new run, not made yet; raises `UsageError` if it already holds one."""
+    if out is None:
+        started = time.strftime("%Y%m%d-%H%M%S")
+        names = (started if number == 0 else f"{started}-{number}" for number in range(1000))
+        return RunFolder(next(path for name in names if not (path := RUNS.absolute() / recipe / name).exists()))
+    folder = RunFolder(out.absolute())
+    if folder.is_begun:
+        raise UsageError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: choose a folder")
+    return folder
+
+
+def begun_folder(recipe: str | None, out: Path | None) -> RunFolder:
+    """The folder of the run to resume: `out`, or the newest of the recipe; raises `UsageError` if there is none."""
+    if out is not None:
+        folder = RunFolder(out.absolute())
+        if not folder.is_begun:
+            raise UsageError(f"{out} holds no run to resume: leave out --resume to start one there")
+        return folder
+    pattern = f"{recipe or '*'}/*/settings.yaml"
+    begun = [folder for path in RUNS.absolute().glob(pattern) if (folder := RunFolder(path.parent)).is_begun]
+    if not begun:
+        name = f"of recipe {recipe!r} " if recipe else ""
+        raise UsageError(f"there is no run {name}to resume below {RUNS.absolute()}: name its folder with --out")
+    return max(begun, key=lambda folder: folder.settings.stat().st_mtime)
+
+
+def find_run(name: str) -> Path | None:
+    """The checkpoint that `name` stands for: a file, a run's folder (its newest), or the id of a run below `runs/`."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    for folder in (path, path / "checkpoints", *_folders_of(name)):
+        if found := paths(folder):
+            return found[0]
+    if path.exists():
+        raise UserError(f"{name} holds no checkpoint: name a run's folder, its id, or a checkpoint file")
+    return None
+
+
+def _folders_of(run_id: str) -> Iterator[Path]:
+    for path in RUNS.absolute().glob("*/*/run.json"):
+        folder = RunFolder(path.parent)
+        if folder.read_identity().get("run_id") == run_id:
+            yield folder.checkpoints
+
+
+def write_json(path: Path, tree: Mapping[str, object]) -> None:
+    """Write whole or not at all; raises `UserError` if the place cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(tree, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def default_tracking_uri() -> str:
+    """The SQLite store beside the runs in this folder."""
+    return f"sqlite:///{RUNS.absolute() / 'mlflow.db'}"

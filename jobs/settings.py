@@ -1,0 +1,233 @@
+"""The settings of a run: a frozen tree, checked where it enters, with only the fields that each choice has.
+
+A union is told apart by its field `kind`. `mcb`, the library, never sees this module: `jobs.build` unpacks it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+from tyro.conf import Suppress
+
+HowToChoose = "; what else it needs then starts at its own defaults"
+TasksKind = Field(description=f"regression or curves{HowToChoose}")
+ModesKind = Field(description=f"codebook, embedding, single or oracle{HowToChoose}")
+InferenceKind = Field(description=f"conjugate, gradient or svgd{HowToChoose}")
+EncoderKind = Field(description=f"none or deep-set{HowToChoose}")
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, no unknown fields, no infinities or NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def count(low: int, high: int, text: str) -> FieldInfo:
+    """A whole number in `low..high`."""
+    return Field(ge=low, le=high, description=f"{text}, {low}..{high}")
+
+
+def positive(high: float, text: str) -> FieldInfo:
+    """A number above 0 and at most `high`."""
+    return Field(gt=0, le=high, description=f"{text}, above 0, at most {high:g}")
+
+
+NumPoints = Annotated[int, count(1, 10_000, "points")]
+Size = Annotated[int, count(1, 65_536, "units")]
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1, description="units of each hidden layer, 1..65536")]
+StepSize = Annotated[float, positive(1e3, "step of the inner loop")]
+NumInnerSteps = Annotated[int, count(1, 10_000, "steps of the inner loop")]
+NumParticles = Annotated[int, count(1, 10_000, "particles")]
+CodeSize = Annotated[int, count(1, 65_536, "length of a mode's code")]
+FamilyName = Literal["sinusoid", "linear", "quadratic", "tanh", "absolute"]
+
+
+class RegressionTasks(Section):
+    """Synthetic one-dimensional curves; each family is a mode."""
+
+    kind: Annotated[Literal["regression"], TasksKind] = "regression"
+    families: Annotated[tuple[FamilyName, ...], Field(min_length=1, description="families, each once")] = (
+        "sinusoid",
+        "linear",
+        "quadratic",
+        "tanh",
+        "absolute",
+    )
+    num_support: NumPoints = 5
+    num_query: NumPoints = 5
+    noise_scale: Annotated[float, Field(ge=0, le=1e3, description="of support and query, 0..1000")] = 0.3
+
+
+class CurveTasks(Section):
+    """Measured curves in a Parquet file of columns family, task, x1, optionally x2, ..., and y."""
+
+    kind: Annotated[Literal["curves"], TasksKind] = "curves"
+    path: Annotated[str | None, Field(description="the Parquet file; --data FILE is short for it")] = None
+    num_support: NumPoints = 10
+    num_query: NumPoints = 50
+
+
+class SingleMode(Section):
+    """One learned code: an unconditional prior."""
+
+    kind: Annotated[Literal["single"], ModesKind] = "single"
+    code_size: CodeSize = 16
+
+
+class OracleModes(Section):
+    """The true mode's code: an upper bound."""
+
+    kind: Annotated[Literal["oracle"], ModesKind] = "oracle"
+    code_size: CodeSize = 16
+
+
+class EmbeddingModes(Section):
+    """The task's own embedding is its code; its length is the encoder's."""
+
+    kind: Annotated[Literal["embedding"], ModesKind] = "embedding"
+
+
+class CodebookModes(Section):
+    """Learned codes with a gate; responsibilities by Bayes' rule from the evidence."""
+
+    kind: Annotated[Literal["codebook"], ModesKind] = "codebook"
+    num_modes: Annotated[int, count(1, 4096, "codes")] = 32
+    code_size: CodeSize = 32
+    gate: Annotated[Literal["weights", "encoder", "both"], Field(description="what weighs the codes")] = "weights"
+
+
+class ConjugateInference(Section):
+    """The exact Gaussian posterior of a linear head."""
+
+    kind: Annotated[Literal["conjugate"], InferenceKind] = "conjugate"
+
+
+class GradientInference(Section):
+    """Gradient ascent of the log posterior from prior samples."""
+
+    kind: Annotated[Literal["gradient"], InferenceKind] = "gradient"
+    num_steps: NumInnerSteps = 5
+    step_size: StepSize = 0.01
+    num_particles: NumParticles = 10
+    second_order: Annotated[bool, Field(description="differentiate through the inner gradients")] = True
+    prior_noise: Annotated[bool, Field(description="start at prior samples, not at the prior mean")] = True
+    coordinates: Annotated[Literal["whitened", "raw"], Field(description="what the steps are taken in")] = "whitened"
+
+
+class SVGDInference(Section):
+    """Stein variational gradient descent over particles, in whitened coordinates."""
+
+    kind: Annotated[Literal["svgd"], InferenceKind] = "svgd"
+    num_steps: NumInnerSteps = 5
+    step_size: StepSize = 0.1
+    num_particles: NumParticles = 10
+
+
+class NoEncoder(Section):
+    """No task encoder, for modes that read none."""
+
+    kind: Annotated[Literal["none"], EncoderKind] = "none"
+
+
+class DeepSetEncoder(Section):
+    """A deep set over the support points."""
+
+    kind: Annotated[Literal["deep-set"], EncoderKind] = "deep-set"
+    embedding_size: Annotated[int, count(1, 65_536, "length of the embedding")] = 32
+    hidden: Size = 64
+
+
+class Network(Section):
+    """The base network: a multilayer perceptron with a linear head."""
+
+    hidden: Sizes = (40, 40, 16)
+    activation: Annotated[Literal["tanh", "relu", "silu"], Field(description="of the hidden layers")] = "tanh"
+    adapted: Annotated[str, Field(description="parameters that a task adapts: all, head, or a regular expression")] = (
+        "head"
+    )
+    conditional: Annotated[str, Field(description="parameters generated per mode: none, rest, or an expression")] = (
+        "rest"
+    )
+
+
+class Hypernetwork(Section):
+    """From a mode's code to the prior."""
+
+    hidden: Annotated[tuple[Size, ...], Field(description="units of each hidden layer, 1..65536; none is linear")] = (
+        64,
+    )
+    init_scale: Annotated[float, positive(1e3, "initial standard deviation of the prior")] = 1.0
+    spread: Annotated[float, Field(ge=0, le=1e3, description="how far apart the modes start, 0..1000")] = 1.0
+
+
+class Likelihood(Section):
+    """Gaussian noise with a learned scale."""
+
+    init_scale: Annotated[float, positive(1e3, "initial noise scale")] = 1.0
+    min_scale: Annotated[float, positive(1e3, "lower bound of the noise scale, below init_scale")] = 1e-3
+
+
+class Train(Section):
+    """The budget, in meta-steps, and how a meta-step is cut up."""
+
+    num_steps: Annotated[int, count(1, 10**9, "meta-steps")] = 2000
+    meta_batch: Annotated[int, count(1, 10**6, "tasks of a meta-step")] = 125
+    num_shards: Annotated[int, count(1, 4096, "pieces of a meta-step, part of the result's last bits")] = 2
+    checkpoint_every: Annotated[int, count(1, 10**9, "meta-steps between checkpoints")] = 200
+    checkpoint_keep: Annotated[int, count(1, 10**6, "newest checkpoints kept")] = 3
+
+
+class Optimizer(Section):
+    """The meta-update."""
+
+    name: Annotated[str, Field(description="a class of torch.optim, in any case")] = "adam"
+    learning_rate: Annotated[float, positive(1e3, "peak learning rate")] = 3e-3
+    schedule: Annotated[Literal["cosine", "constant"], Field(description="after the warm-up")] = "cosine"
+    warmup: Annotated[int, count(0, 10**9, "meta-steps of linear warm-up")] = 0
+    clip_norm: Annotated[
+        float | None, Field(gt=0, description="bound of the meta-gradient's norm, above 0, or None")
+    ] = 10.0
+    max_refused_steps: Annotated[int, count(0, 10**9, "non-finite meta-gradients tolerated in a run")] = 10
+
+
+class Cluster(Section):
+    """The machines; no field changes the result."""
+
+    num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
+    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
+
+
+class Evaluation(Section):
+    """How much is evaluated after training; test tasks are the same for every run."""
+
+    num_tasks: Annotated[int, count(2, 10**8, "test tasks (measured curves: all of them, so unused)")] = 20_000
+    num_mapping_tasks: Annotated[int, count(1, 10**8, "separate tasks that map codes to modes")] = 5_000
+    num_bayes_tasks: Annotated[int, count(0, 10**6, "tasks of the Bayes limit where none is shipped; 0: no limit")] = (
+        200
+    )
+    num_rounds: Annotated[int, count(1, 10**4, "draws of support points for each measured test curve")] = 5
+    batch_size: Annotated[int, count(1, 10**6, "tasks at once")] = 500
+
+
+Tasks = Annotated[RegressionTasks | CurveTasks, Field(discriminator="kind")]
+Modes = Annotated[CodebookModes | EmbeddingModes | SingleMode | OracleModes, Field(discriminator="kind")]
+Inference = Annotated[ConjugateInference | GradientInference | SVGDInference, Field(discriminator="kind")]
+Encoder = Annotated[NoEncoder | DeepSetEncoder, Field(discriminator="kind")]
+
+
+class Settings(Section):
+    """A whole run."""
+
+    recipe: Suppress[Annotated[str, Field(description="the recipe that these settings came from")]] = "custom"
+    seed: Annotated[int, count(0, 2**63 - 1, "seed of everything random in training")] = 0
+    tasks: Tasks = RegressionTasks()
+    modes: Modes = CodebookModes()
+    inference: Inference = ConjugateInference()
+    encoder: Encoder = NoEncoder()
+    network: Network = Network()
+    hypernetwork: Hypernetwork = Hypernetwork()
+    likelihood: Likelihood = Likelihood()
+    train: Train = Train()
+    optimizer: Optimizer = Optimizer()
+    cluster: Cluster = Cluster()
+    evaluation: Evaluation = Evaluation()

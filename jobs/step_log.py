@@ -1,0 +1,92 @@
+"""The record of every meta-step: all of them in a file, means over short windows in the tracking store."""
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cluster.plan import StepRecord
+from cluster.tracking import Tracker
+
+_NUM_POINTS = 500  # of each metric in the tracking store: what a chart can show
+
+
+def step_metrics(record: StepRecord) -> dict[str, float]:
+    """A meta-step's numbers by the names that they have in the record; what is not finite is left out."""
+    values = {
+        "train/loss": record.loss,
+        "train/nll": record.nll,
+        "train/mse": record.squared_error,
+        "train/gradient_norm": record.gradient_norm,
+        "train/learning_rate": record.learning_rate,
+        "train/refused_steps": record.refused,
+        "speed/tasks_per_s": record.tasks_per_s,
+        "speed/step_s": record.step_s,
+        "speed/compute_s": record.compute_s,
+        "speed/communication_s": record.communication_s,
+        "staleness/mean": record.staleness_mean,
+        "staleness/max": record.staleness_max,
+    }
+    for name, row in record.per_mode.items():
+        values |= {f"train/{name}/nll": row["nll"], f"train/{name}/mse": row["squared_error"]}
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
+class StepLog:
+    """Writes each `StepRecord` to `path` as a line of JSON and tells `tracker` the means over windows of meta-steps.
+
+    A run that is resumed repeats the steps after its checkpoint: their old lines are dropped.
+    """
+
+    def __init__(self, path: Path, tracker: Tracker, num_steps: int) -> None:
+        self._path, self._tracker = path, tracker
+        self._window = max(1, num_steps // _NUM_POINTS)
+        self._sums: dict[str, list[float]] = {}
+        self._num_waiting = 0
+        self._last = 0
+        self._file = None
+
+    def __enter__(self) -> Self:
+        """The file is opened by the first record, which says where the run stands."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what waits."""
+        self._tell()
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, record: StepRecord) -> None:
+        """Take a meta-step in."""
+        values = step_metrics(record)
+        if self._file is None:
+            kept = [json.dumps(row) + "\n" for row in read_steps(self._path) if row["step"] < record.version]
+            self._path.write_text("".join(kept))
+            self._file = self._path.open("a", buffering=1)  # whole lines, for those who follow it
+        self._file.write(json.dumps({"step": record.version, **values}) + "\n")
+        for name, value in values.items():
+            self._sums.setdefault(name, []).append(value)
+        self._last = record.version
+        self._num_waiting += 1
+        if self._num_waiting >= self._window:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._sums:
+            means = {name: sum(values) / len(values) for name, values in self._sums.items()}
+            self._tracker.metrics(means, self._last)
+        self._sums, self._num_waiting = {}, 0
+
+
+def read_steps(path: Path) -> list[dict[str, float]]:
+    """The rows of a `StepLog`'s file; none where there is no file. A last line cut off by a crash is passed over."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

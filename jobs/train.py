@@ -1,0 +1,196 @@
+"""`mcb train`: meta-train a recipe, track it, evaluate it; or continue a run exactly where it stopped."""
+
+import logging
+import re
+import shlex
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from platform import node, python_version
+
+from rich.console import Console
+
+from cluster.checkpoint import load
+from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
+from cluster.tracking_store import TrackingError
+from cluster.training import run_meta_training
+from jobs.arguments import TrainOptions
+from jobs.build import build_plan, build_source
+from jobs.errors import Interrupted
+from jobs.evaluate import evaluate_with_progress, trained_learner
+from jobs.evaluation import Evaluation, bayes_limit
+from jobs.job import Job, find_job
+from jobs.overrides import Overrides
+from jobs.pictures import draw
+from jobs.progress import TrainingProgress
+from jobs.report import new_console, print_results
+from jobs.runs import default_tracking_uri, write_json
+from jobs.settings import Settings
+from jobs.settings_file import flatten, to_yaml
+from jobs.step_log import StepLog, read_steps
+
+_logger = logging.getLogger(__name__)
+
+
+def train(options: TrainOptions, base: Settings | None, overrides: Overrides) -> None:
+    """Run a job to its end: its figures go to the screen, to result.json and to `options.json`.
+
+    `base` are the settings that the command names. Raises `UserError` for what cannot be done, `Interrupted` after
+    Ctrl-C. Everything that can be refused is refused before the run's folder is made.
+    """
+    console = new_console()
+    job = find_job(options, base, overrides)
+    limit = bayes_limit(build_source(job.settings, "test"))
+    plan = build_plan(job.settings, job.folder.checkpoints, to_yaml(job.settings), job.resume)
+    with _tracked(job, options.tracking_optional) as (tracker, run_id):
+        _begin(job, run_id)
+        begun = f"{job.settings.recipe}: {plan.num_steps:,} meta-steps of {plan.meta_batch} tasks, in {job.folder.path}"
+        console.print(begun, soft_wrap=True)
+        result = _train(console, job, plan, tracker)
+        training = _training_figures(run_id, result)
+        try:
+            evaluation = _evaluate(console, job, result, training, limit, tracker)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted after training; go on with\n  mcb evaluate {job.folder.path}") from None
+    if options.json is not None:
+        write_json(options.json, {**training, "evaluation": evaluation.figures})
+    print_results(console, evaluation.figures, job.settings.recipe)
+    seconds = result.train_seconds
+    console.print(
+        f"{result.num_tasks:,} tasks in {seconds:,.0f} s of meta-steps; checkpoint {result.checkpoint}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if isinstance(tracker, MlflowTracker):
+        console.print(f"look at the run with\n  {_ui_command(job.tracking_uri)}", soft_wrap=True)
+
+
+def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker) -> TrainingResult:
+    """Meta-train with progress on the screen and every meta-step on record; raises `Interrupted` if it was stopped."""
+    with (
+        TrainingProgress(console, plan.num_steps) as progress,
+        StepLog(job.folder.metrics, tracker, plan.num_steps) as log,
+    ):
+
+        def on_step(record: StepRecord) -> None:
+            progress.update(record)
+            log.add(record)
+
+        result = run_meta_training(plan, on_step, stop=lambda: False)
+    if result.interrupted:
+        raise Interrupted(_farewell(job, result))
+    return result
+
+
+def _evaluate(
+    console: Console,
+    job: Job,
+    result: TrainingResult,
+    training: Mapping[str, object],
+    limit: float | None,
+    tracker: Tracker,
+) -> Evaluation:
+    """Figures and pictures of the trained learner, kept in the run's folder and in the tracking store."""
+    learner = trained_learner(job.settings, load(result.checkpoint))
+    evaluation = evaluate_with_progress(console, learner, job.settings)
+    write_json(job.folder.result, {**training, "evaluation": evaluation.figures})
+    steps = read_steps(job.folder.metrics)
+    draw(job.folder.figures, learner, build_source(job.settings, "test"), evaluation, steps, limit)
+    tracker.metrics(_metrics(evaluation), result.num_steps)
+    tracker.artifact(result.checkpoint, "checkpoint")
+    tracker.artifact(job.folder.figures, "figures")
+    for path in (job.folder.settings, job.folder.result):
+        tracker.artifact(path, "")
+    return evaluation
+
+
+@contextmanager
+def _tracked(job: Job, optional: bool) -> Iterator[tuple[Tracker, str]]:
+    """The tracked run and its id for the length of the block; closed with the status that the block's end asks for."""
+    tracker, run_id = _open(job, optional)
+    status: Status = "FAILED"
+    try:
+        yield tracker, run_id
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+
+
+def _open(job: Job, optional: bool) -> tuple[Tracker, str]:
+    """The tracker, and the id of the run: the one of before where a run is resumed in the same store."""
+    before = job.folder.read_identity()
+    known = before.get("run_id") if before.get("tracking_uri") == job.tracking_uri else None
+    params = flatten(job.settings.model_dump(mode="json"))
+    name = f"{job.settings.recipe}/{job.folder.path.name}"
+    try:
+        tracker = open_tracker(job.tracking_uri, name, params, _tags(job), known)
+    except TrackingError as error:
+        if not optional:
+            raise
+        _logger.warning("the run is not tracked: %s", error)
+        return Untracked(), before.get("run_id") or uuid.uuid4().hex
+    return tracker, tracker.run_id
+
+
+def _begin(job: Job, run_id: str) -> None:
+    """Make the run's folder and write what identifies the run."""
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    job.folder.settings.write_text(to_yaml(job.settings))
+    write_json(job.folder.identity, {"run_id": run_id, "tracking_uri": job.tracking_uri, "recipe": job.settings.recipe})
+
+
+def _tags(job: Job) -> dict[str, str]:
+    """What the parameters do not say: code, host and versions."""
+    tags = {
+        "recipe": job.settings.recipe,
+        "run_folder": str(job.folder.path),
+        "host": node(),
+        "python": python_version(),
+        **{name: version(name) for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy")},
+    }
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return tags | ({"mlflow.source.git.commit": asked.stdout.strip()} if asked.returncode == 0 else {})
+
+
+def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
+    seconds = result.train_seconds
+    return {
+        "run_id": run_id,
+        "checkpoint": str(result.checkpoint),
+        "params_sha256": result.params_sha256,
+        "num_steps": result.num_steps,
+        "num_tasks": result.num_tasks,
+        "num_refused": result.num_refused,
+        "train_seconds": seconds,
+        "tasks_per_s": result.num_tasks / seconds if seconds else 0.0,
+    }
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    """The numbers of an evaluation by names that the store takes."""
+    numbers = flatten(evaluation.figures, "test.")
+    return {
+        re.sub(r"[^\w/ -]", "_", name.replace(".", "/")): value
+        for name, value in numbers.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def _ui_command(tracking_uri: str) -> str:
+    """The command that opens the store, short where it is the default one."""
+    is_default = tracking_uri == default_tracking_uri()
+    return "mcb ui" if is_default else shlex.join(["mcb", "ui", "--tracking-uri", tracking_uri])
+
+
+def _farewell(job: Job, result: TrainingResult) -> str:
+    resume = shlex.join(["mcb", "train", job.settings.recipe, "--resume", "--out", str(job.folder.path)])
+    return f"interrupted after {result.num_steps:,} meta-steps, saved in {result.checkpoint}; go on with\n  {resume}"

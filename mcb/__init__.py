@@ -1,0 +1,35 @@
+"""Mode-Conditional Bayesian MAML: few-shot learners for task distributions with many modes, in pure PyTorch."""
+
+from mcb.encoders.deep_set import DeepSet
+from mcb.hypernetwork import PriorHypernetwork
+from mcb.inference.conjugate import Conjugate
+from mcb.inference.gradient import GradientDescent
+from mcb.inference.svgd import SVGD
+from mcb.learner import ModeConditionalBayesianMAML
+from mcb.likelihoods import Categorical, Gaussian
+from mcb.modes.codebook import Codebook
+from mcb.modes.embedding import Embedding
+from mcb.modes.oracle import Oracle
+from mcb.modes.single import Single
+from mcb.networks.functional import BaseNetwork
+from mcb.networks.mlp import MLP
+from mcb.types import Support, Task
+
+__all__ = [
+    "MLP",
+    "SVGD",
+    "BaseNetwork",
+    "Categorical",
+    "Codebook",
+    "Conjugate",
+    "DeepSet",
+    "Embedding",
+    "Gaussian",
+    "GradientDescent",
+    "ModeConditionalBayesianMAML",
+    "Oracle",
+    "PriorHypernetwork",
+    "Single",
+    "Support",
+    "Task",
+]

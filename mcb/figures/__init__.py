@@ -1,0 +1,17 @@
+"""Figures of a run, for papers and reports: tensors in, a `matplotlib.figure.Figure` out; no pyplot, no global state.
+
+Nothing else in `mcb` imports this package, because matplotlib is slow to import.
+"""
+
+from mcb.figures.calibration import calibration
+from mcb.figures.learning import learning_curve
+from mcb.figures.modes import embeddings_by_mode, responsibilities_by_mode
+from mcb.figures.posterior import posterior_predictive
+
+__all__ = [
+    "calibration",
+    "embeddings_by_mode",
+    "learning_curve",
+    "posterior_predictive",
+    "responsibilities_by_mode",
+]

@@ -1,0 +1,79 @@
+"""One task under one mode, as an inference method sees it, and what a method gives back."""
+
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mcb.likelihoods import Likelihood
+from mcb.networks.functional import BaseNetwork
+from mcb.priors import GeneratedPrior
+from mcb.types import Support
+
+
+class Problem(NamedTuple):
+    """A task under one mode before its support set is seen: a prior, and how parameters predict. No task or mode axis."""
+
+    network: BaseNetwork
+    likelihood: Likelihood
+    generated: GeneratedPrior
+
+    def predict(self, adapted: Float[Tensor, "D"], x: Float[Tensor, "N *x"]) -> Float[Tensor, "N O"]:
+        """The base network's predictions under the adapted parameters."""
+        return self.network(adapted, self.generated.conditional, x)
+
+    def log_likelihood(self, support: Support, adapted: Float[Tensor, "D"]) -> Float[Tensor, ""]:
+        """`log p(support y | x, parameters)`, a sum over the support points in nats."""
+        densities = self.likelihood.log_density(self.predict(adapted, support.x), support.y, self.generated.likelihood)
+        return torch.where(support.mask, densities, 0).sum()
+
+
+class Components(NamedTuple):
+    """One mode's share of the predictive mixture: `P` equally weighted predictions.
+
+    `variance` is what the uncertainty of the parameters adds to the noise inside a component; zero for particles.
+    """
+
+    prediction: Float[Tensor, "P Q O"]
+    variance: Float[Tensor, "P Q O"]
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """The state of an adapted task: a NamedTuple of tensors, so that it can be batched."""
+
+    @property
+    def log_evidence(self) -> Float[Tensor, ""]:
+        """`log p(support y | x, mode)` in nats, exact or estimated as the method says."""
+        ...
+
+
+P = TypeVar("P", bound=Posterior)
+
+
+@runtime_checkable
+class Inference(Protocol[P]):
+    """Bayesian adaptation with bound hyperparameters and no state."""
+
+    @property
+    def num_particles(self) -> int:
+        """Components in a mode's predictive."""
+        ...
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether `adapt` has to be given noise."""
+        ...
+
+    def check(self, network: BaseNetwork, likelihood: Likelihood) -> None:
+        """Raises `ValueError` where the method does not apply to the network or the likelihood."""
+        ...
+
+    def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None) -> P:
+        """The (approximate) posterior given the support set; `noise` is standard normal."""
+        ...
+
+    def predict(self, problem: Problem, posterior: P, x: Float[Tensor, "Q *x"]) -> Components:
+        """The predictive's components at `x`."""
+        ...

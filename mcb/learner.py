@@ -1,0 +1,282 @@
+"""Mode-conditional Bayesian MAML: the composition, and the only place where the task axis is batched."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.func import vmap
+
+from mcb.inference.gradient import GradientDescent
+from mcb.inference.problem import Components, Inference, Problem
+from mcb.likelihoods import Gaussian, Likelihood, Predictive
+from mcb.modes.definition import ModeDefinition
+from mcb.modes.embedding import Embedding
+from mcb.networks.functional import BaseNetwork
+from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nll
+from mcb.predictive import GaussianMixture
+from mcb.priors import GeneratedPrior
+from mcb.randomness import fold_key, normals
+from mcb.types import Support, Task
+
+
+class Losses(NamedTuple):
+    """Per task: the differentiable meta-objective, and what to report (detached), each a mean over query points."""
+
+    loss: Float[Tensor, "T"]
+    nll: Float[Tensor, "T"]
+    squared_error: Float[Tensor, "T"]
+
+
+class AdaptedTasks(NamedTuple):
+    """Adapted tasks. `generated` and `posterior` lead with (K, T) where codes are shared, else with (T, K)."""
+
+    generated: GeneratedPrior
+    posterior: Any
+    log_responsibilities: Float[Tensor, "T K"]
+    log_evidence: Float[Tensor, "T K"]
+    log_marginal: Float[Tensor, "T"]
+
+
+class ModeConditionalBayesianMAML(nn.Module):
+    r"""A Bayesian few-shot learner for task distributions with many modes.
+
+    1. `task_encoder` turns the support set into an embedding, which `modes` turns into codes and a gate;
+    2. `prior_hypernetwork` turns each code into a Gaussian prior over the adapted parameters of `model`;
+    3. `inference` adapts under each prior; Bayes' rule weighs the modes, $r_k \propto e^{\text{log gate}_k + \text{log evidence}_k}$;
+    4. the predictive is the mixture $\sum_k r_k\, p_k(y \mid x)$, and its negative log density the meta-objective.
+
+    Every part may be the user's own module. Defaults: the embedding is the mode, gradient descent from five prior samples,
+    a Gaussian likelihood.
+
+    Args:
+        task_encoder: `(x (S, *x), y (S, Y) floats, mask (S,)) -> (E,)`; None where the modes need no embedding.
+        prior_hypernetwork: `code (E,) -> GeneratedPrior`.
+        model: the base network; a plain module is adapted whole.
+        modes: see `mcb.modes`.
+        inference: see `mcb.inference`.
+        likelihood: `Gaussian()` for numbers, `Categorical(num_classes)` for classes.
+
+    Raises:
+        ValueError: parts that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        task_encoder: nn.Module | None,
+        prior_hypernetwork: nn.Module,
+        model: nn.Module,
+        *,
+        modes: ModeDefinition | None = None,
+        inference: Inference | None = None,
+        likelihood: Likelihood | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model if isinstance(model, BaseNetwork) else BaseNetwork(model)
+        self.task_encoder = task_encoder
+        self.prior_hypernetwork = prior_hypernetwork
+        self.modes: ModeDefinition = Embedding() if modes is None else modes
+        self.inference: Inference = GradientDescent(num_particles=5) if inference is None else inference
+        self.likelihood = Gaussian() if likelihood is None else likelihood
+        self.inference.check(self.model, self.likelihood)
+        if self.modes.needs_embedding and task_encoder is None:
+            raise ValueError(f"modes={type(self.modes).__name__} reads an embedding: give a task_encoder")
+
+    def noise(self, key: int, indices: Int[Tensor, "T"]) -> Float[Tensor, "T P D"] | None:
+        """The standard normal draws that the inference of tasks `indices` needs, a function of `key` and each index."""
+        if not self.inference.needs_noise:
+            return None
+        num_particles, num_adapted = self.inference.num_particles, self.model.num_adapted
+        draws = normals(key, indices, num_particles * num_adapted).view(-1, num_particles, num_adapted)
+        return draws.to(self.model.initial_adapted)
+
+    def adapt_tasks(
+        self, support: Support, mode: Int[Tensor, "T"], noise: Float[Tensor, "T P D"] | None
+    ) -> AdaptedTasks:
+        """Posteriors of a batch of tasks under every mode, and the modes' responsibilities.
+
+        Raises:
+            ValueError: a true mode is needed (oracle) and missing or out of range; noise is needed and missing.
+        """
+        if self.inference.needs_noise and noise is None:
+            name = type(self.inference).__name__
+            raise ValueError(f"noise=None, but {name} starts at samples of the prior: give learner.noise(key, indices)")
+        if self.modes.needs_mode and ((mode < 0) | (mode >= self.modes.num_modes)).any():
+            wrong = mode[(mode < 0) | (mode >= self.modes.num_modes)][0].item()
+            raise ValueError(f"mode={wrong} must lie in 0..{self.modes.num_modes - 1}: these modes have to be told")
+        embedding = self._embed(support)
+        log_gate = vmap(self.modes.log_gate, in_dims=(_axis(embedding), 0))(embedding, mode)
+        if self.modes.has_shared_codes:
+            generated = vmap(self.prior_hypernetwork)(self.modes.codes(None))
+        else:
+            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self.modes.codes)(embedding))
+        posterior = self._map(self._adapt_one, generated, None, support, noise)
+        log_evidence = posterior.log_evidence.mT if self.modes.has_shared_codes else posterior.log_evidence
+        log_joint = log_gate + log_evidence
+        return AdaptedTasks(generated, posterior, log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
+
+    def predict_tasks(self, adapted: AdaptedTasks, x: Float[Tensor, "T Q *x"]) -> Predictive:
+        """The mixture over modes and particles at each task's query inputs."""
+        components = self._map(self._predict_one, adapted.generated, adapted.posterior, x)
+        offset = adapted.generated.likelihood
+        if self.modes.has_shared_codes:
+            components = Components(*(leaf.transpose(0, 1) for leaf in components))
+            offset = offset.expand(x.shape[0], *offset.shape)
+        num_particles = components.prediction.shape[2]
+        log_weights = adapted.log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
+        return self.likelihood.mixture(
+            log_weights.flatten(1, 2),
+            components.prediction.flatten(1, 2),
+            components.variance.flatten(1, 2),
+            offset[:, :, None].expand(-1, -1, num_particles, -1).flatten(1, 2),
+        )
+
+    def forward(self, tasks: Task, noise: Float[Tensor, "T P D"] | None = None) -> Prediction:
+        """Adapts to every task's support set and predicts its query points."""
+        adapted = self.adapt_tasks(tasks.support, tasks.mode, noise)
+        predictive = self.predict_tasks(adapted, tasks.query_x)
+        return Prediction(predictive, *adapted[2:])
+
+    def losses(
+        self, tasks: Task, noise: Float[Tensor, "T P D"] | None, meta_objective: MetaObjective = predictive_nll
+    ) -> Losses:
+        """The meta-objective of every task, with its negative log density and squared error for the record."""
+        prediction = self(tasks, noise)
+        loss = meta_objective(prediction, tasks)
+        with torch.no_grad():
+            nll = loss.detach() if meta_objective is predictive_nll else predictive_nll(prediction, tasks)
+            squared_error = torch.zeros_like(nll)
+            if isinstance(prediction.predictive, GaussianMixture):
+                error = (prediction.predictive.expectation() - tasks.query_y).square().mean(-1)
+                squared_error = masked_mean(error, tasks.query_mask)
+        return Losses(loss, nll, squared_error)
+
+    def adapt(
+        self,
+        x: Float[Tensor, "S *x"],
+        y: Shaped[Tensor, "Y *y"],
+        *,
+        mode: int = -1,
+        seed: int = 0,
+    ) -> "AdaptedTask":
+        """Adapts to one task's support set; `mode` only where the mode definition has to be told.
+
+        `y` holds `(S, O)` floats for numbers and `(S,)` integers for classes. Not differentiated.
+
+        Raises:
+            ValueError: numbers that are not finite, different counts of x and y, or targets of the wrong form.
+        """
+        if x.shape[0] != y.shape[0]:
+            raise ValueError(f"the support set has {x.shape[0]} inputs and {y.shape[0]} targets: give one target for each")
+        self.likelihood.check_targets(y)
+        refuse_non_finite(x, y)
+        support = Support(x[None], y[None], torch.ones(1, x.shape[0], dtype=torch.bool, device=x.device))
+        noise = self.noise(fold_key(seed, "adapt"), torch.zeros(1, dtype=torch.long, device=x.device))
+        with torch.no_grad():
+            return AdaptedTask(self, self.adapt_tasks(support, torch.tensor([mode], device=x.device), noise))
+
+    def meta_test(self, task: Task, *, seed: int = 0) -> Predictive:
+        """The predictive at one task's query inputs after adapting to its support set (masks are honoured).
+
+        Raises:
+            ValueError: numbers that are not finite.
+        """
+        self.likelihood.check_targets(task.support_y)
+        refuse_non_finite(task.support_x, task.support_y, task.query_x)
+        batch = Task(*(leaf[None] for leaf in task))
+        noise = self.noise(fold_key(seed, "adapt"), torch.zeros(1, dtype=torch.long, device=task.mode.device))
+        with torch.no_grad():
+            predictive = self(batch, noise).predictive
+        return type(predictive)(*(leaf[0] for leaf in predictive))
+
+    def meta_train(
+        self,
+        tasks: Iterable[Task],
+        optimizer: torch.optim.Optimizer,
+        meta_objective: MetaObjective = predictive_nll,
+        *,
+        seed: int = 0,
+    ) -> list[float]:
+        """One meta-step for each meta-batch of `tasks` (each a `Task` with a leading `T` axis); returns their mean losses.
+
+        The plain loop, in this process: `mcb train` runs the same learner on many.
+
+        Raises:
+            ValueError: a task whose numbers are not finite, or a loss that is not.
+        """
+        history = []
+        for version, batch in enumerate(tasks):
+            for targets in (batch.support_y, batch.query_y):
+                self.likelihood.check_targets(targets.flatten(0, 1))
+            refuse_non_finite(*batch[:-1])
+            indices = torch.arange(batch.mode.shape[0], device=batch.mode.device)
+            noise = self.noise(fold_key(seed, "noise", version), indices)
+            loss = meta_objective(self(batch, noise), batch).mean()
+            if not loss.isfinite():
+                raise ValueError(f"the loss of meta-step {version} is {loss.item()}: lower the step size or learning rate")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+        return history
+
+    def _embed(self, support: Support) -> Float[Tensor, "T E"] | None:
+        if not self.modes.needs_embedding or self.task_encoder is None:
+            return None
+        y = vmap(self.likelihood.targets_as_inputs)(support.y)
+        return vmap(self.task_encoder)(support.x, y, support.mask)
+
+    def _map(self, function: Callable, generated: GeneratedPrior, posterior: Any, *per_task: Any) -> Any:
+        """`function(generated, posterior, *per_task)` for every task and mode; arguments that are None stay None.
+
+        Where codes are shared the modes are the outer axis, so that the inner batch of tasks folds into one matrix product
+        with each mode's weights and these are never copied for each task.
+        """
+        tasks = tuple(map(_axis, per_task))
+        alone = (None,) * len(tasks)
+        if self.modes.has_shared_codes:
+            inner = vmap(function, in_dims=(None, _axis(posterior), *tasks))
+            return vmap(inner, in_dims=(0, _axis(posterior), *alone))(generated, posterior, *per_task)
+        inner = vmap(function, in_dims=(0, _axis(posterior), *alone))
+        return vmap(inner, in_dims=(0, _axis(posterior), *tasks))(generated, posterior, *per_task)
+
+    def _adapt_one(self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None) -> Any:
+        return self.inference.adapt(Problem(self.model, self.likelihood, generated), support, noise)
+
+    def _predict_one(self, generated: GeneratedPrior, posterior: Any, x: Tensor) -> Components:
+        return self.inference.predict(Problem(self.model, self.likelihood, generated), posterior, x)
+
+
+@dataclass(frozen=True)
+class AdaptedTask:
+    """One task after adaptation: `learner.adapt(x, y)`."""
+
+    learner: ModeConditionalBayesianMAML
+    tasks: AdaptedTasks
+
+    @property
+    def responsibilities(self) -> Float[Tensor, "K"]:
+        """Posterior probability of each mode."""
+        return self.tasks.log_responsibilities[0].exp()
+
+    def predict(self, x: Float[Tensor, "Q *x"]) -> Predictive:
+        """The predictive at `x`: `.expectation()`, `.interval(0.9)`, … for numbers, `.probabilities()` for classes."""
+        refuse_non_finite(x)
+        with torch.no_grad():
+            predictive = self.learner.predict_tasks(self.tasks, x[None])
+        return type(predictive)(*(leaf[0] for leaf in predictive))
+
+
+def _axis(argument: Any) -> int | None:
+    return None if argument is None else 0
+
+
+def refuse_non_finite(*values: Tensor) -> None:
+    """Raises `ValueError` where a number is not finite, naming the first row (the task, in a batch)."""
+    for value in values:
+        if value.is_floating_point() and not (finite := value.isfinite().unsqueeze(-1).flatten(1).all(-1)).all():
+            row = int((~finite).nonzero()[0])
+            raise ValueError(f"row {row} of the data holds a number that is not finite: remove or impute it")

@@ -1,0 +1,52 @@
+"""A multilayer perceptron whose last layer is a linear head on its features."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "silu": nn.functional.silu,
+}
+
+
+class MLP(nn.Module):
+    """`head(features(x))` with `features` a stack of linear layers, each followed by the activation.
+
+    The last entry of `hidden` is the number of features. The biases of the first layer are drawn over the width of the
+    inputs' usual range, so that the kinks of its units start spread over the inputs and not all at the origin.
+
+    >>> MLP(1, 1, hidden=(8, 4))(torch.zeros(5, 1)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self, x_size: int, y_size: int, hidden: Sequence[int] = (40, 40, 16), activation: str = "tanh"
+    ) -> None:
+        super().__init__()
+        if not hidden:
+            raise ValueError("hidden=() must name at least one layer: its last entry is the number of features")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} must be one of {', '.join(ACTIVATIONS)}")
+        sizes = [x_size, *hidden]
+        layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)]
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(sizes[-1], y_size)
+        self.activation = ACTIVATIONS[activation]
+        for layer in layers:
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.normal_(layer.bias, std=2.0 if layer is layers[0] else 0.1)
+
+    def features(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N H"]:
+        """What the head is linear in."""
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x
+
+    def forward(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N O"]:
+        """Predictions of `N` points."""
+        return self.head(self.features(x))

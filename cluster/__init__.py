@@ -1,0 +1,1 @@
+"""The Ray runtime: decisions in pure files, thin actors around them, checkpoints, tracking."""

@@ -1,16 +1,21 @@
-"""A Ray cluster for the length of one run: the one that is there, or one started in this machine and stopped again."""
+"""A Ray cluster for the length of one run: the one that is there, or one started on this machine and stopped again."""
 
+import importlib
+import logging
 import os
 import secrets
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
+
+from cluster.errors import ClusterError
 
 _OBJECT_STORE_BYTES = 256 * 1024**2
-_SYSTEM_CONFIG = {"max_direct_call_object_size": 1024**2}  # up to this size a value travels inside its call: 2 ms less
+_DIRECT_BYTES = 1024**2  # up to this size a value travels inside its call, not through shared memory: 2 ms less
+_CONNECT_TIMEOUT_S = 5.0
 
 
 @contextmanager
@@ -18,57 +23,79 @@ def ray_cluster(folder: Path, num_cpus: int, num_parameters: int) -> Iterator[No
     """Ray inside the block: already initialised, or at RAY_ADDRESS, or on this machine for this run alone.
 
     A cluster of the run's own asks every connection for a token kept in `folder` (unless RAY_AUTH_MODE says what to
-    do), has no dashboard, and is gone after the block, whatever ends it.
+    do), has no dashboard, and is gone after the block, whatever ends it. Raises `ClusterError` if no cluster answers
+    at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield
         return
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level="warning")
+    address = os.environ.get("RAY_ADDRESS")
+    with _environment({} if address else _settings(folder)):
+        try:
+            if address:
+                _connect(address)
+            else:
+                ray.init(
+                    num_cpus=num_cpus,
+                    object_store_memory=_OBJECT_STORE_BYTES + 64 * 4 * num_parameters,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                    _system_config={"max_direct_call_object_size": _DIRECT_BYTES},  # Ray writes into this dict
+                )
             yield
-            return
-        with _token(folder):
-            ray.init(
-                num_cpus=num_cpus,
-                object_store_memory=_OBJECT_STORE_BYTES + 64 * 4 * num_parameters,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="warning",
-                _system_config=_SYSTEM_CONFIG,
-            )
-            yield
+        finally:
             ray.shutdown()
-    finally:
-        ray.shutdown()
+            _token_path(folder).unlink(missing_ok=True)
+
+
+def _connect(address: str) -> None:
+    """Join the cluster; a plain HOST:PORT is called first, because Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit() and "/" not in host:
+            socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: start it, or unset the variable to run on this machine"
+        ) from error
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """What a cluster of the run's own reads from the environment; a new token is written to `folder`."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if "RAY_AUTH_MODE" not in os.environ:
+        path = _token_path(folder).absolute()
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    return settings
+
+
+def _token_path(folder: Path) -> Path:
+    return folder / ".ray-token"
 
 
 @contextmanager
-def _token(folder: Path) -> Iterator[None]:
-    """Token authentication with a new token in `folder`, and the environment as before afterwards."""
-    if "RAY_AUTH_MODE" in os.environ:
-        yield
-        return
-    path = folder / ".ray-token"
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    mine = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path), "RAY_USAGE_STATS_ENABLED": "0"}
-    before = {name: os.environ.get(name) for name in mine}
-    _set_environment(mine)
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """The environment with `settings` inside the block, and as before after it."""
+    before = {name: os.environ.get(name) for name in settings}
+    _apply(settings)
     try:
         yield
     finally:
-        _set_environment(before)
-        path.unlink(missing_ok=True)
+        _apply(before)
 
 
-def _set_environment(values: dict[str, str | None] | dict[str, str]) -> None:
+def _apply(settings: Mapping[str, str | None]) -> None:
     """Set or unset environment variables, and have Ray read them again: it caches the mode and the token."""
-    for name, value in values.items():
+    for name, value in settings.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet = importlib.import_module("ray._raylet")  # no public name does this
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -131,11 +131,11 @@ def _check_finite(tasks: Task, first_index: int) -> None:
 
 def _sums(losses: TaskLosses, mode: Tensor, mode_names: tuple[str, ...]) -> dict[str, float]:
     """Sums over tasks, in float64, overall and by true mode."""
-    mode = mode.cpu().numpy()
+    modes = mode.cpu().numpy()
     rows = {name: getattr(losses, name).detach().double().cpu().numpy() for name in ("loss", "nll", "squared_error")}
     sums = {name: float(values.sum()) for name, values in rows.items()}
     for index, mode_name in enumerate(mode_names):
-        of_mode = mode == index
+        of_mode = modes == index
         if of_mode.any():
             sums[f"count/{mode_name}"] = float(of_mode.sum())
             sums[f"nll/{mode_name}"] = float(rows["nll"][of_mode].sum())

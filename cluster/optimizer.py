@@ -68,4 +68,4 @@ class FlatOptimizer:
 def gradient_norm(gradient: np.ndarray) -> float:
     """Euclidean norm, summed in float64 by one thread; infinite where the float32 square of it would overflow."""
     squared = float(np.square(gradient, dtype=np.float64).sum())
-    return float("inf") if squared > np.finfo(np.float32).max else squared**0.5
+    return float("inf") if squared > float(np.finfo(np.float32).max) else squared**0.5

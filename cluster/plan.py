@@ -73,14 +73,15 @@ class ServerPlan:
         return sum(math.prod(shape) for shape in self.parameter_shapes.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingPlan:
     """A whole meta-training run; the result depends on no field that counts machines.
 
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
-    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray; more
-    workers than shards are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the end, the newest `checkpoint_keep` are kept.
+    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
+    more workers than shards are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the
+    end, the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-
 MAX_ASSIGNED = 4  # shards that a worker holds and reports at once: it bounds the message and what a death loses
 
 

@@ -27,7 +27,7 @@ class Assignment(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The meta-steps done since the last question, and whether the run is over."""
+    """Meta-steps done, and whether the run is over."""
 
     records: list[StepRecord]
     is_over: bool
@@ -68,15 +68,14 @@ class Server:
         self._notify()
         return num_lost
 
-    async def progress(self) -> Progress:
-        """The meta-steps since the last call, waiting for one unless the run is over."""
-        while not self._records and not self._is_over:
+    async def progress(self, seen: int) -> Progress:
+        """The meta-steps after version `seen`, waiting for one unless the run is over; those before are forgotten."""
+        while not self._records_after(seen) and not self._is_over:
             await self._changed.wait()
-        records, self._records = self._records, []
-        return Progress(records, self._is_over)
+        return Progress(self._records_after(seen), self._is_over)
 
-    async def finish(self) -> tuple[list[StepRecord], Checkpoint]:
-        """End the run here: abandon the meta-step at hand, save; returns the records not asked for yet and the end.
+    async def finish(self, seen: int) -> tuple[list[StepRecord], Checkpoint]:
+        """End the run here: abandon the meta-step at hand, save; returns the records after `seen` and the end.
 
         Raises what made the run fail: `CheckpointError`, `RefusedSteps`.
         """
@@ -90,7 +89,7 @@ class Server:
         last = self._state.checkpoint()
         if self._state.version != self._saved:
             await asyncio.to_thread(save, last, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
-        return self._records, last
+        return self._records_after(seen), last
 
     @property
     def _is_over(self) -> bool:
@@ -106,6 +105,10 @@ class Server:
             if self._state.is_checkpoint_due:
                 self._saved = self._state.version
                 self._saving = asyncio.ensure_future(self._save(self._state.checkpoint(), self._saving))
+
+    def _records_after(self, seen: int) -> list[StepRecord]:
+        self._records = [record for record in self._records if record.version > seen]
+        return self._records
 
     def _notify(self) -> None:
         """Wake everybody who waits for a change."""

@@ -43,6 +43,7 @@ class ServerState:
         self._num_tasks = checkpoint.num_tasks
         self._num_refused = checkpoint.num_refused
         self._train_seconds = checkpoint.train_seconds
+        self._released: set[str] = set()
         self._failure: RefusedSteps | None = None
         self._step_started: float | None = None
         self._parameters = self._optimizer.parameters
@@ -75,8 +76,11 @@ class ServerState:
         return self._failure is None and (every or self._version == self._plan.num_steps)
 
     def assign(self, worker_id: str) -> tuple[Shard, ...]:
-        """Shards of the present version for a worker that has nothing to do; empty if there are none for now."""
-        if self.is_done:
+        """Shards of the present version for a worker that has nothing to do; empty if there are none for now.
+
+        A worker that was released gets none: its question may still be here when it is dead.
+        """
+        if self.is_done or worker_id in self._released:
             return ()
         if self._step_started is None:
             self._step_started = self._clock()
@@ -84,6 +88,7 @@ class ServerState:
 
     def release(self, worker_id: str) -> int:
         """Take back what a dead worker held, to be assigned again; returns how many shards that were."""
+        self._released.add(worker_id)
         return self._ledger.release(worker_id)
 
     def accept(self, worker_id: str, report: ShardReport) -> StepRecord | None:

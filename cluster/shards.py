@@ -1,6 +1,7 @@
 """The plan of a meta-step: which tasks it has and how they are cut into shards, whoever computes them."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -62,7 +63,4 @@ def plan(version: int, num_tasks: int, num_shards: int) -> tuple[Shard, ...]:
         raise UserError(f"num_shards={num_shards} must lie in 1..num_tasks={num_tasks}")
     first = version * num_tasks
     bounds = [first + index * num_tasks // num_shards for index in range(num_shards + 1)]
-    return tuple(
-        Shard(version, index, start, stop, num_tasks)
-        for index, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
-    )
+    return tuple(Shard(version, index, start, stop, num_tasks) for index, (start, stop) in enumerate(pairwise(bounds)))

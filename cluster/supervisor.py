@@ -16,18 +16,19 @@ from cluster.server import Server
 from cluster.worker import Worker
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
+    from ray.actor import ActorProxy
 
 _POLL_S = 0.25  # how soon a signal is noticed
 
 
 def train_with_workers(
     plan: TrainingPlan,
+    start: Checkpoint,
     on_step: Callable[[StepRecord], None],
     should_stop: Callable[[], bool],
     after_ray_starts: Callable[[], None],
 ) -> Checkpoint:
-    """Run the remaining meta-steps over Ray from the newest checkpoint; returns the last one, which is also on disk.
+    """Run the remaining meta-steps over Ray from `start`, the newest on disk; returns the last, which is on disk too.
 
     A stop abandons the meta-step at hand; a few more may be done before it reaches the server. `after_ray_starts` is
     called once Ray has taken the process's signal handlers. Raises `UserError` and what the shard computation raises.
@@ -36,6 +37,8 @@ def train_with_workers(
     num_cpus = num_workers * plan.threads_per_worker
     with ray_cluster(plan.checkpoint_dir, num_cpus, len(plan.parameters)):
         after_ray_starts()
+        if should_stop():
+            return start
         _require_cpus(num_workers, plan.threads_per_worker)
         fleet = Fleet(plan, num_workers)
         try:
@@ -53,8 +56,8 @@ class Fleet:
         self._plan, self._num_workers = plan, num_workers
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._server = ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server)
-        self._workers: dict[ray.ObjectRef, tuple[str, ActorHandle]] = {}
-        self._num_started = 0
+        self._workers: list[ActorProxy[Worker]] = []
+        self._runs: dict[ray.ObjectRef, str] = {}
         self._deaths_since_step = 0
         self._version = 0
         for _ in range(num_workers):
@@ -62,44 +65,46 @@ class Fleet:
 
     def run(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:
         """Watch until the run is over or stopped."""
-        progress = self._server.progress.remote()
+        progress = self._server.progress.remote(self._version)
         is_over = False
         while not is_over and not should_stop():
-            ready, _ = ray.wait([progress, *self._workers], num_returns=1, timeout=_POLL_S)
+            ready, _ = ray.wait([progress, *self._runs], num_returns=1, timeout=_POLL_S)
             for reference in ready:
                 if reference != progress:
                     self._see_off(reference)
                     continue
                 records, is_over = self._ask(progress)
                 self._pass_on(records, on_step)
-                progress = self._server.progress.remote()
-        records, last = self._ask(self._server.finish.remote())
+                progress = self._server.progress.remote(self._version)
+        records, last = self._ask(self._server.finish.remote(self._version))
         self._pass_on(records, on_step)
         return last
 
     def stop(self) -> None:
         """End every actor."""
-        for actor in [self._server, *(worker for _, worker in self._workers.values())]:
+        for actor in [self._server, *self._workers]:
             ray.kill(actor)
 
     def _start_worker(self) -> None:
-        worker_id = f"worker-{self._num_started}"
-        self._num_started += 1
+        worker_id = f"worker-{len(self._workers)}"
         worker = ray.remote(Worker).options(num_cpus=self._plan.threads_per_worker).remote()
         run = worker.run.remote(worker_id, self._server, self._plan.build_gradient, self._plan.threads_per_worker)
-        self._workers[run] = (worker_id, worker)
+        self._workers.append(worker)
+        self._runs[run] = worker_id
 
     def _see_off(self, reference: ray.ObjectRef) -> None:
         """A worker's loop ended: nothing more to do if the run is over, another worker if this one died."""
-        worker_id, _ = self._workers.pop(reference)
+        worker_id = self._runs.pop(reference)
         try:
             ray.get(reference)
         except RayActorError as error:
+            if error.actor_init_failed:
+                raise ClusterError(f"a worker could not start: {_last_line(error)}") from error
             self._deaths_since_step += 1
             if not may_replace_worker(self._deaths_since_step, self._num_workers):
                 raise ClusterError(
                     f"{self._deaths_since_step} workers died since meta-step {self._version} and none was done in "
-                    f"between: look for the cause (memory?) in Ray's logs, then resume; the last one said: {error}"
+                    f"between ({_last_line(error)}): look for the cause in Ray's logs, then resume"
                 ) from error
             self._ask(self._server.release.remote(worker_id))
             self._start_worker()
@@ -109,6 +114,8 @@ class Fleet:
         try:
             return ray.get(reference)
         except RayActorError as error:
+            if error.actor_init_failed:
+                raise ClusterError(f"the parameter server could not start: {_last_line(error)}") from error
             raise ClusterError(
                 f"the parameter server died after meta-step {self._version}: resume from the last checkpoint in "
                 f"{self._plan.checkpoint_dir}"
@@ -129,3 +136,8 @@ def _require_cpus(num_workers: int, threads_per_worker: int) -> None:
             f"num_workers={num_workers} with threads_per_worker={threads_per_worker} ask for {asked} CPUs, but the "
             f"Ray cluster has {held:g}: ask for fewer or add nodes"
         )
+
+
+def _last_line(error: RayActorError) -> str:
+    """The exception at the end of the remote traceback that Ray puts into the message."""
+    return str(error).strip().splitlines()[-1].strip()

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import psutil
 
-from cluster.tracking_store import absolute_uri, experiment_id, open_store
+from cluster.tracking_store import absolute_uri, experiment_id, first_sentence, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -40,6 +40,26 @@ class Tracker(Protocol):
         ...
 
 
+class RunStore(Protocol):
+    """The part of `mlflow.tracking.MlflowClient` that writes."""
+
+    def log_batch(self, run_id: str, metrics: "Sequence[Metric]") -> object:
+        """Write metrics."""
+        ...
+
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        """Keep a file."""
+        ...
+
+    def log_artifacts(self, run_id: str, local_dir: str, artifact_path: str | None = None) -> None:
+        """Keep the files of a folder."""
+        ...
+
+    def set_terminated(self, run_id: str, status: str | None = None) -> None:
+        """Write the status."""
+        ...
+
+
 class Untracked:
     """Records nothing: the run goes on without a tracking store."""
 
@@ -60,7 +80,7 @@ class MlflowTracker:
     once more at the end; then a warning says how much was lost. Every 10 s the machine's load is recorded as well.
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+    def __init__(self, client: RunStore, run_id: str) -> None:
         self._client, self.run_id = client, run_id
         self._buffer: list[Metric] = []
         self._flush_at = time.monotonic() + _FLUSH_EVERY_S
@@ -87,19 +107,17 @@ class MlflowTracker:
             else:
                 self._client.log_artifact(self.run_id, str(path), folder)
         except Exception as error:  # as many kinds as there are artefact stores; the file itself stays where it is
-            _logger.warning("%s was not stored with the tracked run: %s", path, _first_line(error))
+            _logger.warning("%s was not stored with the tracked run: %s", path, first_sentence(error))
 
     def close(self, status: Status) -> None:
         """Write what is left and the status."""
         self._flush()
         if self._buffer:
-            _logger.warning(
-                "%d metrics were not recorded; the run's metrics.jsonl has them", len(self._buffer)
-            )
+            _logger.warning("%d metrics were not recorded; the run's metrics.jsonl has them", len(self._buffer))
         try:
             self._client.set_terminated(self.run_id, status)
         except Exception as error:
-            _logger.warning("the tracked run could not be closed as %s: %s", status, _first_line(error))
+            _logger.warning("the tracked run could not be closed as %s: %s", status, first_sentence(error))
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -114,7 +132,7 @@ class MlflowTracker:
                 del self._buffer[:_LARGEST_BATCH]
         except Exception as error:  # as many kinds as there are stores
             if not self._is_failing:
-                _logger.warning("metrics cannot be recorded for now, the run goes on: %s", _first_line(error))
+                _logger.warning("metrics cannot be recorded for now, the run goes on: %s", first_sentence(error))
         self._is_failing = bool(self._buffer)
         self._flush_at = time.monotonic() + (_RETRY_AFTER_S if self._is_failing else _FLUSH_EVERY_S)
 
@@ -172,10 +190,6 @@ def _reopen(client: "MlflowClient", run_id: str) -> bool:
     try:
         client.update_run(run_id, status="RUNNING")
     except MlflowException as error:
-        _logger.warning("the tracked run %s cannot be continued, a new one begins: %s", run_id, _first_line(error))
+        _logger.warning("the tracked run %s cannot be continued, a new one begins: %s", run_id, first_sentence(error))
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

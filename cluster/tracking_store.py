@@ -46,6 +46,16 @@ def sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE)).absolute()
 
 
+def without_password(uri: str) -> str:
+    """`uri` as it may be shown.
+
+    >>> without_password("postgresql://mcb:secret@db/mlflow")
+    'postgresql://mcb:***@db/mlflow'
+    """
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
 def open_store(uri: str) -> "MlflowClient":
     """A client of the store at `uri` (absolute), made and migrated first if it is a new SQLite file.
 
@@ -69,10 +79,9 @@ def open_store(uri: str) -> "MlflowClient":
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # MLflow, SQLAlchemy, drivers and the file system have no error in common
-        reason = str(error).strip().partition("\n")[0]
         raise TrackingError(
-            f"the tracking store {uri} cannot be opened ({reason}): give another --tracking-uri, "
-            "or go on without it by --tracking-optional"
+            f"the tracking store {without_password(uri)} cannot be opened ({first_sentence(error)}): "
+            "give another --tracking-uri, or go on without it by --tracking-optional"
         ) from error
     return client
 
@@ -84,6 +93,11 @@ def experiment_id(client: "MlflowClient", uri: str) -> str:
         return experiment.experiment_id
     location = (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
     return client.create_experiment(EXPERIMENT, artifact_location=location)
+
+
+def first_sentence(error: Exception) -> str:
+    """The beginning of an error's text, which in MLflow may fill a page."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
 def _check_answers(uri: str) -> None:
@@ -102,6 +116,6 @@ def _check_answers(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise TrackingError(
-            f"the tracking server {uri} does not answer ({reason}): start it, give another --tracking-uri, "
-            "or go on without it by --tracking-optional"
+            f"the tracking server {without_password(uri)} does not answer ({reason}): "
+            "start it, give another --tracking-uri, or go on without it by --tracking-optional"
         ) from error

@@ -34,7 +34,7 @@ def run_meta_training(
         else:
             from cluster.supervisor import train_with_workers  # ray is slow to import and not needed above
 
-            last = train_with_workers(plan, on_step, should_stop, after_ray_starts=interrupted.install)
+            last = train_with_workers(plan, start, on_step, should_stop, after_ray_starts=interrupted.install)
     return _result(plan, last)
 
 

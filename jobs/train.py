@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from cluster.checkpoint import load
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
-from cluster.tracking_store import TrackingError
+from cluster.tracking_store import TrackingError, without_password
 from cluster.training import run_meta_training
 from jobs.arguments import TrainOptions
 from jobs.build import build_plan, build_source
@@ -44,27 +44,27 @@ def train(options: TrainOptions, base: Settings | None, overrides: Overrides) ->
     """
     console = new_console()
     job = find_job(options, base, overrides)
-    limit = bayes_limit(build_source(job.settings, "test"))
+    source = build_source(job.settings, "test")
+    limit = bayes_limit(source)
     plan = build_plan(job.settings, job.folder.checkpoints, to_yaml(job.settings), job.resume)
     with _tracked(job, options.tracking_optional) as (tracker, run_id):
         _begin(job, run_id)
         begun = f"{job.settings.recipe}: {plan.num_steps:,} meta-steps of {plan.meta_batch} tasks, in {job.folder.path}"
         console.print(begun, soft_wrap=True)
         result = _train(console, job, plan, tracker)
-        training = _training_figures(run_id, result)
         try:
-            evaluation = _evaluate(console, job, result, training, limit, tracker)
+            learner = trained_learner(job.settings, load(result.checkpoint))
+            evaluation = evaluate_with_progress(console, learner, job.settings)
+            figures = {**_training_figures(run_id, result), "evaluation": evaluation.figures}
+            for path in [job.folder.result] + ([] if options.json is None else [options.json]):
+                write_json(path, figures)
+            print_results(console, evaluation.figures, job.settings.recipe)
+            draw(job.folder.figures, learner, source, evaluation, read_steps(job.folder.metrics), limit)
+            _record(tracker, job, result, evaluation)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted after training; go on with\n  mcb evaluate {job.folder.path}") from None
-    if options.json is not None:
-        write_json(options.json, {**training, "evaluation": evaluation.figures})
-    print_results(console, evaluation.figures, job.settings.recipe)
-    seconds = result.train_seconds
-    console.print(
-        f"{result.num_tasks:,} tasks in {seconds:,.0f} s of meta-steps; checkpoint {result.checkpoint}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    spent = f"{result.num_tasks:,} tasks in {result.train_seconds:,.0f} s of meta-steps"
+    console.print(f"{spent}; checkpoint {result.checkpoint}", soft_wrap=True)
     if isinstance(tracker, MlflowTracker):
         console.print(f"look at the run with\n  {_ui_command(job.tracking_uri)}", soft_wrap=True)
 
@@ -86,26 +86,13 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker) -> 
     return result
 
 
-def _evaluate(
-    console: Console,
-    job: Job,
-    result: TrainingResult,
-    training: Mapping[str, object],
-    limit: float | None,
-    tracker: Tracker,
-) -> Evaluation:
-    """Figures and pictures of the trained learner, kept in the run's folder and in the tracking store."""
-    learner = trained_learner(job.settings, load(result.checkpoint))
-    evaluation = evaluate_with_progress(console, learner, job.settings)
-    write_json(job.folder.result, {**training, "evaluation": evaluation.figures})
-    steps = read_steps(job.folder.metrics)
-    draw(job.folder.figures, learner, build_source(job.settings, "test"), evaluation, steps, limit)
+def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Evaluation) -> None:
+    """Keep what came out with the tracked run."""
     tracker.metrics(_metrics(evaluation), result.num_steps)
     tracker.artifact(result.checkpoint, "checkpoint")
     tracker.artifact(job.folder.figures, "figures")
-    for path in (job.folder.settings, job.folder.result):
-        tracker.artifact(path, "")
-    return evaluation
+    tracker.artifact(job.folder.settings, "")
+    tracker.artifact(job.folder.result, "")
 
 
 @contextmanager
@@ -176,19 +163,18 @@ def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The numbers of an evaluation by names that the store takes."""
-    numbers = flatten(evaluation.figures, "test.")
+    """An evaluation's numbers by names that the store takes; of rows, which result.json has whole, the scores alone."""
     return {
         re.sub(r"[^\w/ -]", "_", name.replace(".", "/")): value
-        for name, value in numbers.items()
-        if isinstance(value, (int, float))
+        for name, value in flatten(evaluation.figures, "test.").items()
+        if isinstance(value, (int, float)) and (name.count(".") == 1 or name.endswith((".nll", ".mse", ".rmse")))
     }
 
 
 def _ui_command(tracking_uri: str) -> str:
     """The command that opens the store, short where it is the default one."""
     is_default = tracking_uri == default_tracking_uri()
-    return "mcb ui" if is_default else shlex.join(["mcb", "ui", "--tracking-uri", tracking_uri])
+    return "mcb ui" if is_default else shlex.join(["mcb", "ui", "--tracking-uri", without_password(tracking_uri)])
 
 
 def _farewell(job: Job, result: TrainingResult) -> str:

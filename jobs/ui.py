@@ -41,6 +41,8 @@ def open_ui(options: UiOptions) -> None:
             time.sleep(0.2)
         _show(f"http://{options.host}:{options.port}{page}", options.browser)
         server.wait()
+    except KeyboardInterrupt:
+        print("the server ends", flush=True)
     finally:
         server.terminate()
         server.wait()

@@ -14,8 +14,8 @@ from mcb.priors import GaussianPrior, GeneratedPrior
 class PriorHypernetwork(nn.Module):
     r"""$c \mapsto (\mu, \log\sigma, \text{conditional}, \text{likelihood offsets})$ by a multilayer perceptron.
 
-    It starts at the base network's own initial values: the bias of the last layer holds them, and its weights, scaled by
-    `spread`, say how far the modes lie apart at the start. `num_offsets` is the likelihood's `L`.
+    It starts at the base network's own initial values: the bias of the last layer holds them, and its weights, scaled
+    by `spread`, say how far the modes lie apart at the start. `num_offsets` is the likelihood's `L`.
 
     >>> hypernetwork = PriorHypernetwork(32, BaseNetwork(nn.Linear(10, 5)))
     >>> hypernetwork(torch.zeros(32)).adapted.mean.shape
@@ -33,7 +33,7 @@ class PriorHypernetwork(nn.Module):
         spread: float = 1.0,
     ) -> None:
         super().__init__()
-        if init_scale <= 0:
+        if not init_scale > 0:
             raise ValueError(f"init_scale={init_scale} must be above 0: it is the prior's standard deviation")
         self.code_size = code_size
         self.sizes = (network.num_adapted, network.num_adapted, network.num_conditional, num_offsets)

@@ -44,13 +44,13 @@ class AdaptedTasks(NamedTuple):
 class ModeConditionalBayesianMAML(nn.Module):
     r"""A Bayesian few-shot learner for task distributions with many modes.
 
-    1. `task_encoder` turns the support set into an embedding, which `modes` turns into codes and a gate;
-    2. `prior_hypernetwork` turns each code into a Gaussian prior over the adapted parameters of `model`;
-    3. `inference` adapts under each prior; Bayes' rule weighs the modes, $r_k \propto e^{\text{log gate}_k + \text{log evidence}_k}$;
+    1. `task_encoder` turns the support set into an embedding, which `modes` turns into codes and a gate; 2.
+    `prior_hypernetwork` turns each code into a Gaussian prior over the adapted parameters of `model`; 3. `inference`
+    adapts under each prior; Bayes' rule weighs the modes, $r_k \propto e^{\text{log gate}_k + \text{log evidence}_k}$;
     4. the predictive is the mixture $\sum_k r_k\, p_k(y \mid x)$, and its negative log density the meta-objective.
 
-    Every part may be the user's own module. Defaults: the embedding is the mode, gradient descent from five prior samples,
-    a Gaussian likelihood.
+    Every part may be the user's own module. Defaults: the embedding is the mode, gradient descent from five prior
+    samples, a Gaussian likelihood.
 
     Args:
         task_encoder: `(x (S, *x), y (S, Y) floats, mask (S,)) -> (E,)`; None where the modes need no embedding.
@@ -99,7 +99,9 @@ class ModeConditionalBayesianMAML(nn.Module):
         """Posteriors of a batch of tasks under every mode, and the modes' responsibilities.
 
         Raises:
-            ValueError: a true mode is needed (oracle) and missing or out of range; noise is needed and missing.
+            ValueError: a true mode is needed (oracle) and missing or out of range; noise is needed and missing; the
+            prior
+                hypernetwork was made for another network.
         """
         if self.inference.needs_noise and noise is None:
             name = type(self.inference).__name__
@@ -113,6 +115,12 @@ class ModeConditionalBayesianMAML(nn.Module):
             generated = vmap(self.prior_hypernetwork)(self.modes.codes(None))
         else:
             generated = vmap(vmap(self.prior_hypernetwork))(vmap(self.modes.codes)(embedding))
+        made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
+        if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
+            raise ValueError(
+                f"the prior hypernetwork generates {made} adapted and conditional parameters and the model has {fit}: "
+                "give both the same BaseNetwork"
+            )
         posterior = self._map(self._adapt_one, generated, None, support, noise)
         log_evidence = posterior.log_evidence.mT if self.modes.has_shared_codes else posterior.log_evidence
         log_joint = log_gate + log_evidence
@@ -157,7 +165,7 @@ class ModeConditionalBayesianMAML(nn.Module):
     def adapt(
         self,
         x: Float[Tensor, "S *x"],
-        y: Shaped[Tensor, "Y *y"],
+        y: Shaped[Tensor, "S *y"],
         *,
         mode: int = -1,
         seed: int = 0,
@@ -170,7 +178,9 @@ class ModeConditionalBayesianMAML(nn.Module):
             ValueError: numbers that are not finite, different counts of x and y, or targets of the wrong form.
         """
         if x.shape[0] != y.shape[0]:
-            raise ValueError(f"the support set has {x.shape[0]} inputs and {y.shape[0]} targets: give one target for each")
+            raise ValueError(
+                f"the support set has {x.shape[0]} inputs and {y.shape[0]} targets: give one target for each"
+            )
         self.likelihood.check_targets(y)
         refuse_non_finite(x, y)
         support = Support(x[None], y[None], torch.ones(1, x.shape[0], dtype=torch.bool, device=x.device))
@@ -200,7 +210,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         *,
         seed: int = 0,
     ) -> list[float]:
-        """One meta-step for each meta-batch of `tasks` (each a `Task` with a leading `T` axis); returns their mean losses.
+        """One meta-step for each meta-batch of `tasks`, a `Task` with a leading `T` axis; returns their mean losses.
 
         The plain loop, in this process: `mcb train` runs the same learner on many.
 
@@ -216,7 +226,9 @@ class ModeConditionalBayesianMAML(nn.Module):
             noise = self.noise(fold_key(seed, "noise", version), indices)
             loss = meta_objective(self(batch, noise), batch).mean()
             if not loss.isfinite():
-                raise ValueError(f"the loss of meta-step {version} is {loss.item()}: lower the step size or learning rate")
+                raise ValueError(
+                    f"the loss of meta-step {version} is {loss.item()}: lower the step size or learning rate"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -232,8 +244,8 @@ class ModeConditionalBayesianMAML(nn.Module):
     def _map(self, function: Callable, generated: GeneratedPrior, posterior: Any, *per_task: Any) -> Any:
         """`function(generated, posterior, *per_task)` for every task and mode; arguments that are None stay None.
 
-        Where codes are shared the modes are the outer axis, so that the inner batch of tasks folds into one matrix product
-        with each mode's weights and these are never copied for each task.
+        Where codes are shared the modes are the outer axis, so that the inner batch of tasks folds into one matrix
+        product with each mode's weights and these are never copied for each task.
         """
         tasks = tuple(map(_axis, per_task))
         alone = (None,) * len(tasks)

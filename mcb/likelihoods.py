@@ -57,9 +57,9 @@ class Gaussian(nn.Module):
         return self.min_scale + (self.log_scale + offset.sum(-1)).exp()
 
     def log_density(
-        self, prediction: Float[Tensor, "N O"], target: Float[Tensor, "N Y"], offset: Float[Tensor, "L"]
+        self, prediction: Float[Tensor, "N O"], target: Float[Tensor, "N O"], offset: Float[Tensor, "L"]
     ) -> Float[Tensor, "N"]:
-        """Sum over the outputs of the Gaussian log density, nats; raises `ValueError` where Y is not O."""
+        """Sum over the outputs of the Gaussian log density, nats; `ValueError` where the counts of outputs differ."""
         check_num_outputs(prediction.shape[-1], target.shape[-1])
         scale = self.scale(offset)
         return (-0.5 * ((target - prediction) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)

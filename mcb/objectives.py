@@ -15,8 +15,8 @@ from mcb.types import Task
 class Prediction(NamedTuple):
     """The predictive at the query points, and how it came about.
 
-    `log_evidence` is `log p(support y | x, mode)` and `log_marginal` the same with the modes summed out under the gate, both
-    sums over the support points in nats.
+    `log_evidence` is `log p(support y | x, mode)` and `log_marginal` the same with the modes summed out under the gate,
+    both sums over the support points in nats.
     """
 
     predictive: Predictive
@@ -47,10 +47,10 @@ def predictive_nll(prediction: Prediction, tasks: Task) -> Float[Tensor, "T"]:
 class EvidenceRegularized:
     r"""The predictive NLL minus `weight` times the log marginal likelihood of the support set, nats per support point.
 
-    Both terms are proper: the true prior minimises either. The predictive term alone lets modes that explain no task yet
-    die, since it reaches them only through responsibilities that are already near zero and says nothing of how likely a
-    support set was; the marginal likelihood is the objective of maximum-likelihood mixture fitting (empirical Bayes, type-II
-    maximum likelihood), which moves modes to where the tasks are.
+    Both terms are proper: the true prior minimises either. The predictive term alone lets modes that explain no task
+    yet die, since it reaches them only through responsibilities that are already near zero and says nothing of how
+    likely a support set was; the marginal likelihood is the objective of maximum-likelihood mixture fitting (empirical
+    Bayes, type-II maximum likelihood), which moves modes to where the tasks are.
 
     Raises `ValueError` for a negative weight.
     """
@@ -58,7 +58,7 @@ class EvidenceRegularized:
     weight: float
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
+        if not self.weight >= 0:
             raise ValueError(f"weight={self.weight} must be at least 0")
 
     def __call__(self, prediction: Prediction, tasks: Task) -> Float[Tensor, "T"]:

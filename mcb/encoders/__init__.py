@@ -1,0 +1,1 @@
+"""Task encoders: from a support set to an embedding."""

@@ -18,14 +18,10 @@ class DeepSet(nn.Module):
     def __init__(self, x_size: int, y_size: int, embedding_size: int = 32, hidden: int = 64) -> None:
         super().__init__()
         self.embedding_size = embedding_size
-        self.point = nn.Sequential(
-            nn.Linear(x_size + y_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
-        )
+        self.point = nn.Sequential(nn.Linear(x_size + y_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.pooled = nn.Sequential(nn.Linear(hidden + 1, hidden), nn.SiLU(), nn.Linear(hidden, embedding_size))
 
-    def forward(
-        self, x: Float[Tensor, "S *x"], y: Float[Tensor, "S Y"], mask: Bool[Tensor, "S"]
-    ) -> Float[Tensor, "E"]:
+    def forward(self, x: Float[Tensor, "S *x"], y: Float[Tensor, "S Y"], mask: Bool[Tensor, "S"]) -> Float[Tensor, "E"]:
         """The embedding of one support set; targets as floats (see `Likelihood.targets_as_inputs`)."""
         points = self.point(torch.cat([x.flatten(1), y], dim=-1))
         inverse_count = 1 / mask.sum().clamp(min=1)

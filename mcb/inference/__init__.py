@@ -1,0 +1,1 @@
+"""Bayesian adaptation: from a prior and a support set to a posterior."""

@@ -1,7 +1,7 @@
 r"""The exact posterior of a linear head with Gaussian prior and noise (Bishop 2006, section 3.3).
 
-With features $\phi$ of a mode, head prior $N(m, \mathrm{diag}\,v)$ and noise $\sigma^2$, everything follows from the Gram
-matrix $A = \Phi\,\mathrm{diag}(v)\,\Phi^\top + \sigma^2 I$ of the support set, which is S by S whatever the number of features.
+With features $\phi$ of a mode, head prior $N(m, \mathrm{diag}\,v)$ and noise $\sigma^2$, everything follows from the
+Gram matrix $A = \Phi\,\mathrm{diag}(v)\,\Phi^\top + \sigma^2 I$ of the support set, S by S for any number of features.
 """
 
 import math
@@ -18,14 +18,19 @@ from mcb.likelihoods import Gaussian, Likelihood, check_num_outputs
 from mcb.networks.functional import BaseNetwork
 from mcb.types import Support
 
+_ROUNDING = (
+    8  # units in the last place of the Gram matrix's trace: added to its diagonal, they keep it positive definite
+)
+
 
 class ConjugatePosterior(NamedTuple):
-    r"""The Gaussian posterior in the form that predictions need: `F` features, the constant among them.
+    r"""The Gaussian posterior in the form that predictions need, for each output.
 
-    `design` is $\Phi\,\mathrm{diag}(\sqrt v)$, `precision` $A^{-1}$ and `weights` $A^{-1}(y - \Phi m)$, for each output.
+    `design` is $\Phi\,\mathrm{diag}(\sqrt v)$ over the `H` features (a bias is one more, constant feature, kept apart),
+    `precision` $A^{-1}$ and `weights` $A^{-1}(y - \Phi m)$, both zero at masked points.
     """
 
-    design: Float[Tensor, "O S F"]
+    design: Float[Tensor, "O S H"]
     precision: Float[Tensor, "O S S"]
     weights: Float[Tensor, "O S"]
     log_evidence: Float[Tensor, ""]
@@ -35,10 +40,12 @@ class ConjugatePosterior(NamedTuple):
 class Conjugate:
     """Exact inference for a Gaussian likelihood where the adapted parameters are those of a linear head.
 
-    Runs in float64 inside, with `jitter` times its mean diagonal added to the Gram matrix. The evidence is exact.
+    The evidence is exact. Gram matrices are formed in `gram_dtype`, with that type's rounding error added to their
+    diagonal so that they stay positive definite, and inverted in float64. `torch.float32` is faster and right where the
+    noise is not far below the scale of y; nearly noise-free data want the default.
     """
 
-    jitter: float = 1e-9
+    gram_dtype: torch.dtype = torch.float64
     num_particles: int = 1
     needs_noise: bool = False
 
@@ -55,18 +62,19 @@ class Conjugate:
                 'use a module with `features` and `head` and BaseNetwork(module, adapted="head")'
             )
 
-    def adapt(self, problem: Problem, support: Support, noise: None) -> ConjugatePosterior:
+    def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None) -> ConjugatePosterior:
         """The posterior given the support set."""
-        mean, scale = _head_prior(problem)
-        check_num_outputs(mean.shape[0], support.y.shape[-1])
-        features = torch.where(support.mask[:, None], _features(problem, support.x), 0)
-        residual = torch.where(support.mask, support.y.mT.double() - mean @ features.mT, 0)
-        design = features * scale[:, None]
-        gram = design @ design.mT
-        trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-        variance = _noise_variance(problem) + self.jitter * trace / support.mask.sum().clamp(min=1)
-        diagonal = torch.where(support.mask, variance, 1.0)
+        head = HeadPrior.of(problem)
+        check_num_outputs(head.mean.shape[0], support.y.shape[-1])
+        features = problem.network.features(problem.generated.conditional, support.x)
+        design = (features * head.scale[:, None]).to(self.gram_dtype)
+        residual = torch.where(support.mask, support.y.mT - head.predict(features), 0).double()
+        both = support.mask[:, None] & support.mask
+        gram = torch.where(both, (design @ design.mT).double() + head.bias_variance, 0)
+        rounding = _ROUNDING * torch.finfo(self.gram_dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        diagonal = torch.where(support.mask, _noise_variance(problem) + rounding, 1.0)
         precision, log_det = inverse_and_log_det(gram + torch.diag_embed(diagonal))
+        precision = torch.where(both, precision, 0)
         weights = (precision @ residual[..., None])[..., 0]
         constant = support.mask.sum() * math.log(2 * math.pi)
         log_evidence = -0.5 * ((residual * weights).sum(-1) + log_det + constant).sum()
@@ -74,34 +82,42 @@ class Conjugate:
 
     def predict(self, problem: Problem, posterior: ConjugatePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One Gaussian component: the exact predictive."""
-        mean, scale = _head_prior(problem)
-        features = _features(problem, x)
-        design = features * scale[:, None]
-        cross = design @ posterior.design.mT
-        prediction = mean @ features.mT + (cross @ posterior.weights[..., None])[..., 0]
-        variance = design.square().sum(-1) - ((cross @ posterior.precision) * cross).sum(-1)
+        head = HeadPrior.of(problem)
+        features = problem.network.features(problem.generated.conditional, x)
+        design = (features * head.scale[:, None]).to(self.gram_dtype)
+        cross = (design @ posterior.design.mT).double() + head.bias_variance
+        prediction = head.predict(features) + (cross @ posterior.weights[..., None])[..., 0]
+        prior_variance = design.square().sum(-1) + head.bias_variance[..., 0]
+        variance = prior_variance - ((cross @ posterior.precision) * cross).sum(-1)
         return Components(prediction.mT[None].to(x.dtype), variance.clamp(min=0).mT[None].to(x.dtype))
 
 
-def _features(problem: Problem, x: Float[Tensor, "N *x"]) -> Float[Tensor, "N F"]:
-    """Features in float64, with the constant one where the head has a bias."""
-    features = problem.network.features(problem.generated.conditional, x).double()
-    head = problem.network.linear_head
-    has_bias = head is not None and head.bias is not None
-    return torch.cat([features, torch.ones_like(features[:, :1])], dim=-1) if has_bias else features
+class HeadPrior(NamedTuple):
+    """The prior of a linear head, one row for each output; without a bias its mean and variance are 0."""
 
+    mean: Float[Tensor, "O H"]
+    scale: Float[Tensor, "O H"]
+    bias_mean: Float[Tensor, "O 1"]
+    bias_variance: Float[Tensor, "O 1 1"]
 
-def _head_prior(problem: Problem) -> tuple[Float[Tensor, "O F"], Float[Tensor, "O F"]]:
-    """Prior mean and standard deviation of the head, the bias in the last column."""
-    shapes = problem.network.adapted_shapes
-    num_outputs, num_features = shapes["head.weight"]
+    @classmethod
+    def of(cls, problem: Problem) -> "HeadPrior":
+        """From the flat prior over the head's parameters, the weights before the biases."""
+        num_outputs, num_features = problem.network.adapted_shapes["head.weight"]
+        sizes = [num_outputs * num_features, problem.network.num_adapted - num_outputs * num_features]
+        prior = problem.generated.adapted
+        (mean, bias_mean), (log_scale, log_bias_scale) = prior.mean.split(sizes), prior.log_scale.split(sizes)
+        none = mean.new_zeros(num_outputs)
+        return cls(
+            mean.view(num_outputs, num_features),
+            log_scale.view(num_outputs, num_features).exp(),
+            (bias_mean if sizes[1] else none)[:, None],
+            ((2 * log_bias_scale).exp() if sizes[1] else none)[:, None, None],
+        )
 
-    def columns(flat: Tensor) -> Tensor:
-        weight, bias = flat.split([num_outputs * num_features, flat.numel() - num_outputs * num_features])
-        return torch.cat([weight.view(num_outputs, num_features), bias.view(num_outputs, -1)], dim=-1)
-
-    prior = problem.generated.adapted
-    return columns(prior.mean.double()), columns(prior.log_scale.double().exp())
+    def predict(self, features: Float[Tensor, "N H"]) -> Float[Tensor, "O N"]:
+        """Predictions of the mean head."""
+        return self.mean @ features.mT + self.bias_mean
 
 
 def _noise_variance(problem: Problem) -> Float[Tensor, ""]:

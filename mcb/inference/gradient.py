@@ -17,13 +17,13 @@ from mcb.types import Support
 
 @dataclass(frozen=True)
 class GradientDescent:
-    r"""`num_steps` of $z \leftarrow z + \alpha \nabla_z \log p(z, y \mid x)$ from each prior sample, $\theta=\mu+\sigma\odot z$.
+    r"""`num_steps` of $z \leftarrow z + \alpha \nabla_z \log p(z, y \mid x)$ from each prior sample.
 
-    In `raw` coordinates the steps are $\theta \leftarrow \theta + \alpha \nabla_\theta \log p(y \mid x, \theta)$, without
-    the prior's term; with one particle and no `prior_noise` that is MAML (Finn, Abbeel & Levine 2017), its loss a sum over
-    the support points in nats. `second_order=False` does not differentiate through the gradients (first-order MAML).
-    Without `prior_noise` every particle starts at the prior's mean. The evidence is the Monte Carlo estimate
-    of `prior_evidence`.
+    There $\theta = \mu + \sigma \odot z$. In `raw` coordinates the steps are
+    $\theta \leftarrow \theta + \alpha \nabla_\theta \log p(y \mid x, \theta)$, without the prior's term; with one
+    particle and no `prior_noise` that is MAML (Finn, Abbeel & Levine 2017), its loss a sum over the support in nats.
+    `second_order=False` does not differentiate through the gradients (first-order MAML). Without `prior_noise` every
+    particle starts at the prior's mean. The evidence is the Monte Carlo estimate of `prior_evidence`.
 
     Raises `ValueError` for counts below one or a step size that is not above 0.
     """
@@ -54,8 +54,12 @@ class GradientDescent:
         start = vmap(prior.unwhiten)(z)
         evidence = prior_evidence(problem, support, start)
         if self.coordinates == "raw":
-            return ParticlePosterior(self._ascend(vmap(grad(partial(problem.log_likelihood, support))), start), evidence)
-        return ParticlePosterior(vmap(prior.unwhiten)(self._ascend(vmap(grad(log_joint(problem, support))), z)), evidence)
+            return ParticlePosterior(
+                self._ascend(vmap(grad(partial(problem.log_likelihood, support))), start), evidence
+            )
+        return ParticlePosterior(
+            vmap(prior.unwhiten)(self._ascend(vmap(grad(log_joint(problem, support))), z)), evidence
+        )
 
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""

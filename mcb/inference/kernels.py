@@ -30,7 +30,7 @@ def median_bandwidth(distances: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
 
 
 def rbf(particles: Float[Tensor, "P D"]) -> tuple[Float[Tensor, "P P"], Float[Tensor, "P D"]]:
-    r"""$k(z, z') = \exp(-|z - z'|^2 / h)$ at the median bandwidth, and $\sum_j \nabla_{z_j} k(z_j, z_i)$ for every `i`."""
+    r"""$k(z, z') = \exp(-|z - z'|^2 / h)$ and $\sum_j \nabla_{z_j} k(z_j, z_i)$, `h` the median bandwidth."""
     distances = squared_distances(particles)
     bandwidth = median_bandwidth(distances)
     kernel = (-distances / bandwidth).exp()
@@ -41,7 +41,7 @@ def rbf(particles: Float[Tensor, "P D"]) -> tuple[Float[Tensor, "P P"], Float[Te
 def linear(particles: Float[Tensor, "P D"]) -> tuple[Float[Tensor, "P P"], Float[Tensor, "P D"]]:
     r"""$k(z, z') = 1 + z^\top z'$ and $\sum_j \nabla_{z_j} k(z_j, z_i) = P z_i$.
 
-    At the fixed points of SVGD with it the particles have exactly the mean and covariance of a Gaussian target (Liu & Wang
-    2018, section 3), given more particles than dimensions.
+    At the fixed points of SVGD with it the particles have exactly the mean and covariance of a Gaussian target (Liu &
+    Wang 2018, section 3), given more particles than dimensions.
     """
     return 1 + particles @ particles.T, particles.shape[0] * particles

@@ -32,14 +32,12 @@ def prior_evidence(problem: Problem, support: Support, particles: Float[Tensor, 
 
 
 def log_joint(problem: Problem, support: Support) -> LogDensity:
-    r"""$z \mapsto \log p(y \mid x, \mu + \sigma \odot z) - \frac12 |z|^2$: the log posterior in whitened coordinates."""
+    r"""$z \mapsto \log p(y \mid x, \mu + \sigma \odot z) - \frac12 |z|^2$, the whitened log posterior."""
     prior = problem.generated.adapted
     return lambda z: problem.log_likelihood(support, prior.unwhiten(z)) - 0.5 * z.square().sum()
 
 
-def predict_particles(
-    problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]
-) -> Components:
+def predict_particles(problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
     """One component for each particle."""
     prediction = vmap(lambda particle: problem.predict(particle, x))(posterior.particles)
     return Components(prediction, torch.zeros_like(prediction))

@@ -13,7 +13,7 @@ from mcb.types import Support
 
 
 class Problem(NamedTuple):
-    """A task under one mode before its support set is seen: a prior, and how parameters predict. No task or mode axis."""
+    """One task under one mode before its support set is seen: a prior, and how parameters predict."""
 
     network: BaseNetwork
     likelihood: Likelihood

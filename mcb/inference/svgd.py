@@ -18,7 +18,7 @@ from mcb.types import Support
 def stein_direction(
     particles: Float[Tensor, "P D"], scores: Float[Tensor, "P D"], kernel: Kernel
 ) -> Float[Tensor, "P D"]:
-    r"""$\phi(z_i) = \frac1P \sum_j \big[k(z_j, z_i) \nabla \log p(z_j) + \nabla_{z_j} k(z_j, z_i)\big]$ (their equation 8)."""
+    r"""$\phi(z_i) = \frac1P \sum_j [k(z_j, z_i) \nabla \log p(z_j) + \nabla_{z_j} k(z_j, z_i)]$ (their equation 8)."""
     gram, repulsion = kernel(particles)
     return (gram @ scores + repulsion) / particles.shape[0]
 
@@ -36,8 +36,8 @@ def svgd(
 class SVGD:
     """SVGD over particles that start at samples of the prior, with an RBF kernel at the median bandwidth.
 
-    The meta-gradient flows through the steps and through the samples; the bandwidth is not differentiated. The evidence is
-    the Monte Carlo estimate of `prior_evidence`.
+    The meta-gradient flows through the steps and through the samples; the bandwidth is not differentiated. The evidence
+    is the Monte Carlo estimate of `prior_evidence`.
 
     Raises `ValueError` for counts below one or a step size that is not above 0.
     """
@@ -53,8 +53,9 @@ class SVGD:
     def check(self, network: BaseNetwork, likelihood: Likelihood) -> None:
         """Any network and likelihood will do."""
 
-    def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"]) -> ParticlePosterior:
+    def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None) -> ParticlePosterior:
         """The particles after the last step."""
+        assert noise is not None  # `needs_noise` says so, and the learner has refused to go without
         prior = problem.generated.adapted
         evidence = prior_evidence(problem, support, vmap(prior.unwhiten)(noise))
         z = svgd(log_joint(problem, support), noise, self.num_steps, self.step_size)

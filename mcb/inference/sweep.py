@@ -1,8 +1,8 @@
 """Inverse and log determinant of many small symmetric positive definite matrices at once.
 
-LAPACK's batched routines call one small factorisation after the other; here the batch is the innermost, contiguous axis,
-so that each of the `S` sweeps (Goodnight 1979, "A tutorial on the SWEEP operator") is a handful of vector operations over the
-whole batch. For positive definite matrices its pivots are those of the Cholesky factorisation.
+LAPACK's batched routines call one small factorisation after the other; here the batch is the innermost, contiguous
+axis, so that each of the `S` sweeps (Goodnight 1979, "A tutorial on the SWEEP operator") is a handful of vector
+operations over the whole batch. For positive definite matrices its pivots are those of the Cholesky factorisation.
 """
 
 from typing import cast
@@ -46,5 +46,8 @@ class _InverseAndLogDet(torch.autograd.Function):
 
 
 def inverse_and_log_det(matrix: Float[Tensor, "*t S S"]) -> tuple[Float[Tensor, "*t S S"], Float[Tensor, "*t"]]:
-    """Both, for symmetric positive definite matrices; not a number where a pivot is not positive. Twice differentiable."""
+    """Both, for symmetric positive definite matrices; not a number where a pivot is not positive.
+
+    Twice differentiable along symmetric matrices.
+    """
     return cast("tuple[Tensor, Tensor]", _InverseAndLogDet.apply(matrix))

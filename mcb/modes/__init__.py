@@ -1,0 +1,1 @@
+"""Mode definitions: what counts as a mode."""

@@ -12,8 +12,8 @@ Gate = Literal["weights", "encoder", "both"]
 class Codebook(nn.Module):
     r"""`K` learned codes and a gate: learned weights $\log\pi$, the encoder's softmax, or the sum of both, normalised.
 
-    The responsibilities are Bayes' rule on top of the gate, $r_k \propto \exp(\text{log gate}_k + \text{log evidence}_k)$,
-    which the learner applies.
+    The responsibilities are Bayes' rule on top of the gate, which the learner applies:
+    $r_k \propto \exp(\text{log gate}_k + \text{log evidence}_k)$.
 
     Raises `ValueError` for fewer than one mode, an unknown gate, or a gate that reads an encoder without its
     `embedding_size`.
@@ -22,7 +22,9 @@ class Codebook(nn.Module):
     has_shared_codes = True
     needs_mode = False
 
-    def __init__(self, num_modes: int, code_size: int, gate: Gate = "weights", embedding_size: int | None = None) -> None:
+    def __init__(
+        self, num_modes: int, code_size: int, gate: Gate = "weights", embedding_size: int | None = None
+    ) -> None:
         super().__init__()
         if num_modes < 1:
             raise ValueError(f"num_modes={num_modes} must be at least 1")
@@ -36,7 +38,7 @@ class Codebook(nn.Module):
         self.log_weights = nn.Parameter(torch.zeros(num_modes)) if gate != "encoder" else None
         self.from_embedding = nn.Linear(embedding_size or 0, num_modes) if self.needs_embedding else None
 
-    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K E"]:
+    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K code"]:
         """All codes."""
         return self.table
 

@@ -19,7 +19,7 @@ class ModeDefinition(Protocol):
     needs_mode: bool
     num_modes: int
 
-    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K E"]:
+    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K code"]:
         """The codes of one task's candidate modes; `embedding` is None where codes are shared."""
         ...
 

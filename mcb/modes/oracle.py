@@ -22,7 +22,7 @@ class Oracle(nn.Module):
         self.num_modes = num_modes
         self.table = nn.Parameter(torch.randn(num_modes, code_size))
 
-    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K E"]:
+    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K code"]:
         """All codes."""
         return self.table
 

@@ -17,7 +17,7 @@ class Single(nn.Module):
         super().__init__()
         self.code = nn.Parameter(torch.randn(1, code_size))
 
-    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "1 E"]:
+    def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "1 code"]:
         """The code."""
         return self.code
 

@@ -1,0 +1,1 @@
+"""Base networks, and networks as functions of flat parameter vectors."""

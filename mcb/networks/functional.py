@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mcb.networks.normalization import move_affine_outside
+
 
 class LinearHeadModule(Protocol):
     """A module that predicts `head(features(x))`, linear in the parameters of its head."""
@@ -58,6 +60,7 @@ class BaseNetwork(nn.Module):
         self.register_buffer("initial_adapted", _flatten(module, chosen), persistent=False)
         self.register_buffer("initial_conditional", _flatten(module, generated), persistent=False)
         self.module = copy.deepcopy(module)
+        move_affine_outside(self.module)
         for name in [*chosen, *generated]:
             _replace_by_buffer(self.module, name)
 
@@ -109,7 +112,10 @@ def _select(names: Sequence[str], pattern: str) -> list[str]:
     if pattern == "none":
         return []
     expression = {"all": "", "head": r"^head\."}.get(pattern, pattern)
-    return [name for name in names if re.search(expression, name)]
+    try:
+        return [name for name in names if re.search(expression, name)]
+    except re.error as error:
+        raise ValueError(f"the pattern {pattern!r} is no regular expression ({error}): escape it") from error
 
 
 def _flatten(module: nn.Module, names: Sequence[str]) -> Float[Tensor, "N"]:

@@ -1,35 +1,38 @@
 """Test doubles that workers import by name: a tiny learner and task source, and shard computations that misbehave."""
 
+import os
+import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster.shards import Shard, ShardReport
+from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
+from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.shards import ComputesMetaGradient, Shard, ShardReport
 from mcb.randomness import normals, uniforms
 from mcb.types import Task
 
 
 class FakeLosses(NamedTuple):
-    """Per-task losses."""
-
     loss: Tensor
     nll: Tensor
     squared_error: Tensor
 
 
 class FakeSource:
-    """Lines and parabolas by parity of the task index."""
+    """Lines and parabolas by parity of the task index: three support and three query points."""
 
     mode_names = ("line", "parabola")
     x_size = 1
     y_size = 1
 
     def sample(self, seed: int, indices: Tensor) -> Task:
-        """Six points of each task, three for support."""
         draws = uniforms(seed, indices, 8).float()
         x = 2 * draws[:, :6, None] - 1
         mode = indices % 2
@@ -39,24 +42,102 @@ class FakeSource:
 
 
 class FakeLearner(nn.Module):
-    """A small network that sees support means; its noise shifts the prediction."""
+    """A small network of the query point and the support means; noise shifts its prediction."""
 
     def __init__(self) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(3)
         self.net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1))
+        generator = torch.Generator().manual_seed(3)
         for parameter in self.net.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) / 3
         self.unused = nn.Parameter(torch.ones(2))
 
     def noise(self, key: int, indices: Tensor) -> Tensor | None:
-        """One normal draw a task."""
         return normals(key, indices, 1)
 
     def losses(self, tasks: Task, noise: Tensor | None) -> FakeLosses:
-        """Mean squared error as loss and as nll."""
         assert noise is not None
         means = torch.cat([tasks.support_x.mean(1), tasks.support_y.mean(1)], -1)[:, None].expand(-1, 3, -1)
-        prediction = self.net(torch.cat([tasks.query_x, means], -1)) + 0.1 * noise[:, None]
+        inputs = torch.cat([tasks.query_x, means], -1).to(self.unused.dtype)
+        prediction = self.net(inputs) + 0.1 * noise[:, None]
         error = (prediction - tasks.query_y).square().mean((1, 2))
-        return FakeLosses(error, error.detach(), error.detach())
+        return FakeLosses(error, 0.5 * error.detach(), error.detach())
+
+
+def build_gradient(seed: int = 0) -> MetaGradient:
+    return MetaGradient(FakeLearner(), FakeSource(), seed)
+
+
+class Slow:
+    """Takes at least `seconds` for each shard."""
+
+    def __init__(self, seconds: float) -> None:
+        self.inner, self.seconds = build_gradient(), seconds
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        time.sleep(self.seconds)
+        return self.inner(parameters, shard)
+
+
+class KilledOnce:
+    """Its process dies by SIGKILL at the first shard of `version`, unless `marker` says that one has died."""
+
+    def __init__(self, version: int, marker: Path) -> None:
+        self.inner, self.version, self.marker = build_gradient(), version, marker
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        if shard.version == self.version and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner(parameters, shard)
+
+
+class NotFinite:
+    """The gradient of one shard of each of `versions` has a NaN."""
+
+    def __init__(self, versions: frozenset[int], index: int) -> None:
+        self.inner, self.versions, self.index = build_gradient(), versions, index
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        report = self.inner(parameters, shard)
+        if shard.version in self.versions and shard.index == self.index:
+            report.gradient[4] = np.nan
+        return report
+
+
+class Failing:
+    """Raises as a learner's own mistake would."""
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        raise ValueError(f"shard {shard.index} of a learner with a mistake")
+
+
+def training_plan(
+    folder: Path,
+    *,
+    num_steps: int = 12,
+    num_workers: int = 0,
+    resume: bool = False,
+    build: Callable[[], ComputesMetaGradient] = build_gradient,
+    checkpoint_every: int = 5,
+    max_refused_steps: int = 10,
+) -> TrainingPlan:
+    """A run that uses everything that could break its bits: Adam, cosine with warm-up, clipping, uneven shards."""
+    learner = FakeLearner()
+    return TrainingPlan(
+        build_gradient=build,
+        parameters=initial_parameters(learner),
+        parameter_shapes=parameter_shapes(learner),
+        num_steps=num_steps,
+        meta_batch=10,
+        num_shards=4,
+        num_workers=num_workers,
+        optimizer=OptimizerPlan(learning_rate=1e-2, warmup=3, clip_norm=0.5, max_refused_steps=max_refused_steps),
+        checkpoint_dir=folder,
+        checkpoint_every=checkpoint_every,
+        settings_yaml="recipe: fake\n",
+        resume=resume,
+    )
+
+
+slow_gradient = partial(Slow, 0.02)

@@ -134,11 +134,21 @@ def test_every_task_visits_all_curves_equally_often(path: Path, num_rounds: int)
     assert visits.eq(num_rounds).all()
 
 
-def test_every_point_of_a_curve_is_as_likely_to_be_support(tmp_path: Path):
-    name = next(f"a {i}" for i in range(9) if split_of(f"a {i}") == "train")
-    columns = rows_of("a", 1, 20) | {"task": np.full(20, name)}
-    source = CurveTasks.from_parquet(write(tmp_path / "one.parquet", columns), num_support=5, num_query=5)
-    tasks = source.sample(0, torch.arange(8000))
+@pytest.fixture
+def one_curve(tmp_path: Path) -> CurveTasks:
+    """A single training curve of 20 points, 5 of them support and 5 query."""
+    columns = rows_of("a", 1, 20) | {"task": np.full(20, "curve 71")}
+    return CurveTasks.from_parquet(write(tmp_path / "one.parquet", columns), num_support=5, num_query=5)
+
+
+def test_each_task_of_each_seed_has_its_own_choice_of_points(one_curve: CurveTasks):
+    choices = torch.cat([one_curve.sample(fold_key(seed, "train"), torch.arange(20)).support_y for seed in (0, 1)])
+    # Two of 40 ordered choices among 20 * 19 * 18 * 17 * 16 agree with probability 4e-4.
+    assert len(choices.flatten(1).unique(dim=0)) == 40
+
+
+def test_every_point_of_a_curve_is_as_likely_to_be_support(one_curve: CurveTasks):
+    source, tasks = one_curve, one_curve.sample(0, torch.arange(8000))
     for y, mask in [(tasks.support_y, tasks.support_mask), (tasks.query_y, tasks.query_mask)]:
         counts = torch.stack([(y == value).sum() for value in source.y.flatten()]).double()
         assert mask.all()

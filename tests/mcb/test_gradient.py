@@ -1,4 +1,4 @@
-"""Gradient adaptation on linear models, whose log likelihood is a quadratic: every step and meta-gradient in closed form."""
+"""Gradient adaptation on linear models, whose log likelihood is quadratic: steps and meta-gradients in closed form."""
 
 import math
 
@@ -28,7 +28,9 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
 
 SUPPORT = Support(draws(5, SIZE), draws(5, 1, seed=1), torch.tensor([1, 1, 0, 1, 1]).bool())
 QUERY_X, QUERY_Y = draws(4, SIZE, seed=2), draws(4, 1, seed=3)
-CURVATURE = SUPPORT.x[SUPPORT.mask].T @ SUPPORT.x[SUPPORT.mask] / NOISE_SCALE**2  # minus the Hessian of the log likelihood
+CURVATURE = (
+    SUPPORT.x[SUPPORT.mask].T @ SUPPORT.x[SUPPORT.mask] / NOISE_SCALE**2
+)  # minus the Hessian of the log likelihood
 PULL = SUPPORT.x[SUPPORT.mask].T @ SUPPORT.y[SUPPORT.mask, 0] / NOISE_SCALE**2  # its gradient at zero
 
 

@@ -70,7 +70,10 @@ def test_direction_is_the_double_sum_of_the_definition(kernel):
 
     score = grad(gaussian)
     expected = torch.stack(
-        [sum((pair(b, a) * score(b) + grad(pair)(b, a) for b in particles), torch.zeros(2).double()) / 4 for a in particles]
+        [
+            sum((pair(b, a) * score(b) + grad(pair)(b, a) for b in particles), torch.zeros(2).double()) / 4
+            for a in particles
+        ]
     )
     torch.testing.assert_close(stein_direction(particles, vmap(score)(particles), kernel), expected)
 
@@ -95,7 +98,9 @@ def test_particles_repel_each_other_and_gradient_ascent_collapses():
     noise = draws(10, 3)
     with torch.no_grad():
         stein = SVGD(num_steps=50, step_size=0.3, num_particles=10).adapt(problem, support, noise).particles
-        ascent = GradientDescent(num_steps=150, step_size=0.06, num_particles=10).adapt(problem, support, noise).particles
+        ascent = (
+            GradientDescent(num_steps=150, step_size=0.06, num_particles=10).adapt(problem, support, noise).particles
+        )
     assert (ascent.std(0) < 1e-6).all() and (stein.std(0) > 0.1).all()
     torch.testing.assert_close(stein.mean(0), ascent.mean(0), rtol=0, atol=0.05)
 
@@ -121,7 +126,9 @@ def test_gradient_through_the_rbf_kernel_is_that_at_a_frozen_bandwidth():
         kernel = (-squared_distances(z) / bandwidth).exp()
         return kernel, (kernel[..., None] * (z[:, None] - z[None])).sum(1) * 2 / bandwidth
 
-    slopes = [torch.autograd.grad(svgd(gaussian, particles, 1, 0.2, k).sin().sum(), particles)[0] for k in (rbf, frozen)]
+    slopes = [
+        torch.autograd.grad(svgd(gaussian, particles, 1, 0.2, k).sin().sum(), particles)[0] for k in (rbf, frozen)
+    ]
     torch.testing.assert_close(*slopes)
 
 

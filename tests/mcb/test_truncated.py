@@ -58,5 +58,5 @@ def test_far_outside_the_range_the_posterior_is_exponential_at_the_near_end(sign
     mean = torch.tensor(sign * (3.0 - 1 / (precision * distance))).double()
     torch.testing.assert_close(far.posterior_mean(-3.0, 3.0), mean, rtol=0, atol=1e-7)
     torch.testing.assert_close(
-        far.log_evidence(-3.0, 3.0), at_end - math.log(precision * distance * 6), rtol=1e-12, atol=0
+        far.log_evidence(-3.0, 3.0), at_end - math.log(precision * distance * 6), rtol=0, atol=1e-5
     )

@@ -1,0 +1,100 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.errors import CheckpointError, UserError
+from cluster.optimizer import FlatOptimizer, gradient_norm, optimizer_class
+from cluster.plan import OptimizerPlan
+
+START = np.linspace(-1, 1, 30, dtype=np.float32)
+
+
+def gradient(version: int) -> np.ndarray:
+    return np.random.default_rng(version).standard_normal(30).astype(np.float32)
+
+
+def steps(optimizer: FlatOptimizer, versions: range) -> np.ndarray:
+    for version in versions:
+        optimizer.step(gradient(version), gradient_norm(gradient(version)), version)
+    return optimizer.parameters
+
+
+def test_a_clipped_sgd_step_has_the_length_of_the_clip():
+    optimizer = FlatOptimizer(OptimizerPlan("sgd", 0.1, "constant", clip_norm=0.5), 10, START)
+    moved = steps(optimizer, range(1)) - START
+    np.testing.assert_allclose(np.linalg.norm(moved), 0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(moved / np.linalg.norm(moved), -gradient(0) / np.linalg.norm(gradient(0)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "AdamW", "sgd", "rmsprop", "adagrad", "nadam"])
+def test_a_state_continues_with_the_same_bits_and_aliases_nothing(name: str):
+    plan = OptimizerPlan(name, 0.05, "cosine", warmup=2)
+    whole = FlatOptimizer(plan, 10, START)
+    half = FlatOptimizer(plan, 10, START)
+    parameters = steps(half, range(4))
+    state = half.state()
+    steps(half, range(4, 7))
+    resumed = FlatOptimizer(plan, 10, parameters)
+    resumed.load(state)
+    assert steps(resumed, range(4, 10)).tobytes() == steps(whole, range(10)).tobytes()
+    again = FlatOptimizer(plan, 10, parameters)
+    again.load(state)
+    assert steps(again, range(4, 10)).tobytes() == whole.parameters.tobytes()
+
+
+def test_parameters_are_read_only_snapshots():
+    optimizer = FlatOptimizer(OptimizerPlan("sgd", 0.1), 10, START)
+    before = optimizer.parameters
+    steps(optimizer, range(1))
+    np.testing.assert_array_equal(before, START)
+    with pytest.raises(ValueError, match="read-only"):
+        before[0] = 1
+
+
+def test_the_schedule_rises_linearly_and_falls_by_a_half_cosine():
+    plan = OptimizerPlan(learning_rate=2.0, schedule="cosine", warmup=4)
+    rates = [plan.learning_rate_at(version, num_steps=12) for version in range(12)]
+    np.testing.assert_allclose(rates[:4], [0.5, 1.0, 1.5, 2.0])
+    np.testing.assert_allclose(rates[4:], [1 + math.cos(math.pi * k / 8) for k in range(8)])
+    assert OptimizerPlan(schedule="constant").learning_rate_at(11, 12) == 1e-3
+
+
+def test_the_norm_is_of_float64_accuracy_and_refuses_what_float32_cannot_square():
+    values = np.full(200_000, 1e-3, np.float32)
+    np.testing.assert_allclose(gradient_norm(values), math.sqrt(200_000) * float(np.float32(1e-3)), rtol=1e-12)
+    assert gradient_norm(np.array([1e20], np.float32)) == math.inf
+    assert math.isnan(gradient_norm(np.array([np.nan], np.float32)))
+
+
+def test_the_step_computes_with_one_thread(monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    optimizer = FlatOptimizer(OptimizerPlan("sgd", 0.1), 10, START)
+    monkeypatch.setattr(optimizer._optimizer, "step", lambda: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        steps(optimizer, range(1))
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_unknown_optimizers_are_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"'admw' is not one of .*did you mean 'adamw'\?"):
+        optimizer_class("admw")
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    optimizer = FlatOptimizer(OptimizerPlan("adam"), 10, START)
+    with pytest.raises(CheckpointError, match="does not fit optimizer=adam"):
+        optimizer.load({"state": {}, "param_groups": []})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("learning_rate", 0.0), ("learning_rate", math.nan), ("clip_norm", -1.0), ("warmup", -1)]
+)
+def test_values_out_of_range_are_refused(field: str, value: float):
+    with pytest.raises(UserError, match=field):
+        OptimizerPlan(**{field: value})  # pyright: ignore[reportArgumentType]

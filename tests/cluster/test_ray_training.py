@@ -1,0 +1,92 @@
+"""The run over Ray has the bits of the run in this process, whatever happens to its workers."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from fake_learner import Failing, KilledOnce, NotFinite, slow_gradient, training_plan
+
+from cluster import checkpoint as checkpoints
+from cluster.errors import CheckpointError, ClusterError, RefusedSteps
+from cluster.plan import StepRecord
+from cluster.training import run_meta_training
+
+pytestmark = pytest.mark.ray
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(record: StepRecord) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """sha256 of the parameters after the whole run in this process."""
+    return run_meta_training(training_plan(tmp_path_factory.mktemp("local")), ignore, never).params_sha256
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_bits_of_one_process(
+    ray_cluster: None, tmp_path: Path, expected: str, num_workers: int
+):
+    records: list[StepRecord] = []
+    result = run_meta_training(training_plan(tmp_path, num_workers=num_workers), records.append, never)
+    assert result.params_sha256 == expected
+    assert [record.version for record in records] == list(range(1, 13))
+    assert checkpoints.load(result.checkpoint).version == 12
+
+
+def test_a_worker_killed_by_sigkill_is_replaced_and_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
+    marker = tmp_path / "killed"
+    build = partial(KilledOnce, 4, marker)
+    result = run_meta_training(training_plan(tmp_path / "run", num_workers=2, build=build), ignore, never)
+    assert marker.exists() and result.params_sha256 == expected
+
+
+def test_stopped_with_two_workers_and_resumed_with_one_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
+    records: list[StepRecord] = []
+    plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
+    first = run_meta_training(plan, records.append, lambda: len(records) >= 3)
+    assert first.interrupted and 3 <= first.num_steps < 12
+    assert checkpoints.load_newest(tmp_path).version == first.num_steps == len(records)
+    second = run_meta_training(training_plan(tmp_path, num_workers=1, resume=True), records.append, never)
+    assert second.params_sha256 == expected
+    assert [record.version for record in records] == list(range(1, 13))
+
+
+def test_too_many_refused_steps_end_the_run(ray_cluster: None, tmp_path: Path):
+    build = partial(NotFinite, frozenset({6, 7}), index=2)
+    records: list[StepRecord] = []
+    with pytest.raises(RefusedSteps, match=r"meta-step 7 .* shard 2"):
+        plan = training_plan(tmp_path, num_workers=1, build=build, max_refused_steps=1)
+        run_meta_training(plan, records.append, never)
+    assert records[-1].refused == 2
+    assert checkpoints.load_newest(tmp_path).version == 5
+
+
+def test_what_a_learner_raises_in_a_worker_is_raised_here(ray_cluster: None, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"shard \d of a learner with a mistake"):
+        run_meta_training(training_plan(tmp_path, num_workers=1, build=Failing), ignore, never)
+
+
+def test_a_checkpoint_that_the_server_cannot_write_ends_the_run(ray_cluster: None, tmp_path: Path):
+    folder = tmp_path / "run"
+
+    def destroy(record: StepRecord) -> None:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+            folder.touch()
+
+    with pytest.raises(CheckpointError, match="could not be written"):
+        run_meta_training(training_plan(folder, num_workers=1, build=slow_gradient), destroy, never)
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(ray_cluster: None, tmp_path: Path):
+    plan = training_plan(tmp_path, num_workers=4)
+    object.__setattr__(plan, "threads_per_worker", 3)
+    with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4"):
+        run_meta_training(plan, ignore, never)

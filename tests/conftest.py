@@ -1,0 +1,40 @@
+"""What every test shares: shape checks on `mcb`, one thread, and one small Ray cluster for the session."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+_TESTS = Path(__file__).parent
+_CHECKS = None if os.environ.get("MCB_NO_TYPECHECK") else jaxtyping.install_import_hook(["mcb"], "beartype.beartype")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Ray with 4 logical CPUs, whose workers can import the packages and the test doubles."""
+    import ray
+
+    importable = [str(_TESTS.parent), str(_TESTS / "cluster"), *sys.path]
+    environment = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": os.pathsep.join(importable),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        ray.init(
+            num_cpus=4,
+            object_store_memory=200_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        yield
+        ray.shutdown()

@@ -1,0 +1,92 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import TINY
+
+from cluster.errors import UserError
+from cluster.shards import Shard
+from jobs.build import GradientBuilder, build_learner, build_plan, build_source
+from jobs.errors import UsageError
+from jobs.overrides import override, split
+from jobs.recipes import RECIPES, recipe
+from jobs.settings import Settings
+from jobs.settings_file import to_yaml
+from mcb.tasks.curves import CurveTasks
+
+
+def tiny(name: str = "five-modes", *words: str) -> Settings:
+    """A recipe cut down, with overrides."""
+    own = [word for word in TINY if word.startswith(("--train", "--network", "--cluster"))]
+    return override(recipe(name), split([*own, *words])[0])
+
+
+def flat(settings: Settings) -> np.ndarray:
+    learner = build_learner(settings, build_source(settings))
+    return torch.nn.utils.parameters_to_vector(learner.parameters()).detach().numpy()
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "curves"])
+def test_every_recipe_gives_a_finite_gradient_that_reaches_every_parameter(name, tmp_path):
+    settings = tiny(name)
+    plan = build_plan(settings, tmp_path, to_yaml(settings), resume=False)
+    report = plan.build_gradient()(plan.parameters, Shard(0, 0, 0, 10, 10))
+    assert np.isfinite(report.gradient).all()
+    start = 0
+    for parameter, shape in plan.parameter_shapes.items():
+        stop = start + int(np.prod(shape))
+        assert np.abs(report.gradient[start:stop]).max() > 0, parameter
+        start = stop
+
+
+def test_initial_parameters_are_a_function_of_the_seed_alone():
+    torch.manual_seed(1)
+    first = flat(tiny())
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    np.testing.assert_array_equal(first, flat(tiny()))
+    torch.testing.assert_close(before, torch.get_rng_state())
+    assert np.abs(first - flat(tiny("five-modes", "--seed=1"))).max() > 0
+
+
+def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
+    settings = tiny("five-modes-svgd")
+    plan = build_plan(settings, tmp_path, "", resume=False)
+    shard = Shard(3, 1, 35, 40, 10)
+    mine = GradientBuilder(settings)()(plan.parameters, shard)
+    other = pickle.loads(pickle.dumps(plan.build_gradient))()(plan.parameters, shard)
+    np.testing.assert_array_equal(mine.gradient, other.gradient)
+    assert mine.statistics == other.statistics
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--modes.kind=embedding", "embedding.* read the task encoder: give --encoder.kind deep-set"),
+        ("--modes.gate=both", "codebook.* read the task encoder: give --encoder.kind deep-set"),
+        ("--network.adapted=nothing", "adapted='nothing' selects no parameter"),
+        ("--network.adapted=all", "conjugate|head"),
+        ("--likelihood.min-scale=2", "init_scale=1.0"),
+        ("--tasks.families=linear,linear", "each once"),
+        ("--optimizer.name=adm", "adm"),
+        ("--train.num-shards=11", "num_shards=11 must lie in 1..meta_batch=10"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_starts(words, message, tmp_path):
+    with pytest.raises((UserError, ValueError), match=message):
+        build_plan(tiny("five-modes", words), tmp_path, "", resume=False)
+
+
+def test_curves_need_a_file():
+    with pytest.raises(UsageError, match="give --data FILE"):
+        build_source(recipe("curves"))
+
+
+def test_curves_are_split_into_disjoint_tasks(curves_file):
+    settings = override(recipe("curves"), {"tasks.path": [str(curves_file)]})
+    training, test = build_source(settings, "train"), build_source(settings, "test")
+    assert isinstance(training, CurveTasks)
+    assert isinstance(test, CurveTasks)
+    assert not set(training.task_names) & set(test.task_names)
+    assert training.x_size == 2

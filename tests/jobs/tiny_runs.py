@@ -1,0 +1,14 @@
+"""A run small enough for a test: four meta-steps in this process."""
+
+TINY = (
+    "--train.num-steps=4",
+    "--train.meta-batch=10",
+    "--modes.num-modes=3",
+    "--modes.code-size=4",
+    "--network.hidden=8,4",
+    "--hypernetwork.hidden=8",
+    "--evaluation.num-tasks=60",
+    "--evaluation.num-mapping-tasks=40",
+    "--evaluation.batch-size=30",
+    "--cluster.num-workers=0",
+)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cluster.errors import UserError
 from cluster.shards import Shard, ShardReport
+from mcb.objectives import MetaObjective, predictive_nll
 from mcb.randomness import fold_key
 from mcb.types import Task, TaskSource
 
@@ -44,8 +45,8 @@ class MetaLearner(Protocol):
         """Noise of the tasks with these global indices, a pure function of key and index."""
         ...
 
-    def losses(self, tasks: Task, noise: Tensor | None) -> TaskLosses:
-        """Losses of a batch of tasks."""
+    def losses(self, tasks: Task, noise: Tensor | None, meta_objective: MetaObjective) -> TaskLosses:
+        """Losses of a batch of tasks; `loss` is the meta-objective."""
         ...
 
 
@@ -97,8 +98,14 @@ class MetaGradient:
     is: the server refuses it. Threads are the caller's business (`cluster.threads`).
     """
 
-    def __init__(self, learner: MetaLearner, source: TaskSource, seed: int) -> None:
-        self._learner, self._source = learner, source
+    def __init__(
+        self,
+        learner: MetaLearner,
+        source: TaskSource,
+        seed: int,
+        meta_objective: MetaObjective = predictive_nll,
+    ) -> None:
+        self._learner, self._source, self._meta_objective = learner, source, meta_objective
         self._task_seed, self._noise_key = fold_key(seed, "train"), fold_key(seed, "noise")
         self._flat = FlatParameters(learner)
         self._device = next(iter(learner.parameters())).device
@@ -111,7 +118,8 @@ class MetaGradient:
         tasks = self._source.sample(self._task_seed, indices)
         _check_finite(tasks, shard.start)
         tasks = Task(*(leaf.to(self._device) for leaf in tasks))
-        losses = self._learner.losses(tasks, self._learner.noise(self._noise_key, indices.to(self._device)))
+        noise = self._learner.noise(self._noise_key, indices.to(self._device))
+        losses = self._learner.losses(tasks, noise, self._meta_objective)
         (losses.loss.sum() / shard.meta_batch).backward()
         statistics = _sums(losses, tasks.mode, self._source.mode_names)
         return ShardReport(shard, self._flat.gradient(), statistics, time.perf_counter() - started)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from cluster.buffer import GradientBuffer
-from cluster.checkpoint import Checkpoint, require_fit
+from cluster.checkpoint import Checkpoint
 from cluster.errors import RefusedSteps
 from cluster.ledger import ShardLedger
 from cluster.optimizer import FlatOptimizer, gradient_norm
@@ -22,9 +22,9 @@ from cluster.shards import Shard, ShardReport, plan
 
 
 class ServerState:
-    """Meta-parameters, optimiser, and the meta-step being gathered, continued from `checkpoint`.
+    """Meta-parameters, optimiser, and the meta-step being gathered, continued from a `checkpoint` that fits the plan.
 
-    Raises `CheckpointError` if the checkpoint is of another learner or optimiser.
+    `cluster.checkpoint.require_fit` says whether it does.
     """
 
     def __init__(
@@ -34,7 +34,6 @@ class ServerState:
         policy: ServerPolicy | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        require_fit(checkpoint, server_plan.parameter_shapes, server_plan.optimizer.name)
         self._plan, self._policy, self._clock = server_plan, policy or Synchronous(), clock
         self._optimizer = FlatOptimizer(server_plan.optimizer, server_plan.num_steps, checkpoint.parameters)
         if checkpoint.optimizer_state:

@@ -47,7 +47,7 @@ def classification() -> ModeConditionalBayesianMAML:
     tasks = random_classification_tasks(100)
     batches = [Task(*(leaf[start : start + 25] for leaf in tasks)) for start in range(0, 100, 25)]
     history = learner.meta_train(batches * 50, torch.optim.Adam(learner.parameters(), lr=3e-3))
-    print(f"classification: cross-entropy {history[0]:.3f} -> {history[-1]:.3f} nats (chance is {torch.tensor(5.).log():.3f})")
+    print(f"classification: cross-entropy {history[0]:.3f} -> {history[-1]:.3f} nats (chance: 1.609)")
 
     new = Task(*(leaf[0] for leaf in random_classification_tasks(1)))
     probabilities = learner.adapt(new.support_x, new.support_y).predict(new.query_x).probabilities()
@@ -77,8 +77,10 @@ def regression() -> ModeConditionalBayesianMAML:
     predictive = adapted.predict(task.query_x)
     low, high = predictive.interval(0.9)
     print("responsibilities of the modes:", adapted.responsibilities.numpy().round(2))
-    for x, y, mean, a, b in zip(task.query_x, task.query_y, predictive.expectation(), low, high, strict=True):
-        print(f"  x {x.item():5.2f}   y {y.item():5.2f}   predicted {mean.item():5.2f}  (90 %: {a.item():.2f} to {b.item():.2f})")
+    columns = torch.cat([task.query_x, task.query_y, predictive.expectation(), low, high], dim=1)
+    print("     x      y   mean   90 % interval")
+    for row in columns.tolist():
+        print("".join(f"{value:7.2f}" for value in row))
     return learner
 
 

@@ -24,6 +24,7 @@ from mcb.modes.oracle import Oracle
 from mcb.modes.single import Single
 from mcb.networks.functional import BaseNetwork
 from mcb.networks.mlp import MLP
+from mcb.objectives import EvidenceRegularized
 from mcb.randomness import fold_key
 from mcb.tasks.curves import CurveTasks
 from mcb.tasks.long_form import Split
@@ -83,7 +84,8 @@ class GradientBuilder:
     def __call__(self) -> MetaGradient:
         """The meta-gradient over the training tasks."""
         source = build_source(self.settings)
-        return MetaGradient(build_learner(self.settings, source), source, self.settings.seed)
+        objective = EvidenceRegularized(self.settings.train.evidence_weight)
+        return MetaGradient(build_learner(self.settings, source), source, self.settings.seed, objective)
 
 
 def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, resume: bool) -> TrainingPlan:
@@ -145,7 +147,7 @@ def _modes(modes: s.Modes, num_true_modes: int, embedding_size: int | None) -> t
 def _inference(inference: s.Inference) -> Inference:
     match inference:
         case s.ConjugateInference():
-            return Conjugate()
+            return Conjugate(torch.float32 if inference.gram_dtype == "float32" else torch.float64)
         case s.GradientInference():
             return GradientDescent(
                 inference.num_steps,

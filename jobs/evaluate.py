@@ -49,7 +49,7 @@ def trained_learner(settings: Settings, checkpoint: Checkpoint) -> ModeCondition
     """The learner at a checkpoint's parameters; raises `CheckpointError` if they are another learner's."""
     learner = build_learner(settings, build_source(settings))
     require_fit(checkpoint, parameter_shapes(learner), checkpoint.optimizer)
-    pass
+    FlatParameters(learner).write(checkpoint.parameters)
     return learner
 
 

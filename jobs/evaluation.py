@@ -107,7 +107,8 @@ def _beside_baselines(
     curve = test.curve(TEST_SEED, indices)
     tasks = test.sample(TEST_SEED, indices)
     families = family_rows(scores, test.mode_names, curve)
-    baselines = fit_baselines(training.sample(MAPPING_SEED, torch.arange(_NUM_FITTING)))
+    num_fitting = min(_NUM_FITTING, 4 * len(training.task_names))
+    baselines = fit_baselines(training.sample(MAPPING_SEED, torch.arange(num_fitting)))
     rows: dict[str, object] = {}
     for number, (name, predict) in enumerate(baselines.items()):
         progress("baselines", number, len(baselines))

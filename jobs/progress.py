@@ -37,7 +37,7 @@ class TrainingProgress:
     def __init__(self, console: Console, num_steps: int) -> None:
         self._console, self._num_steps = console, num_steps
         self._nll, self._mse, self._step_s, self._tasks = Average(), Average(), Average(), Average()
-        self._line_at = 0.0
+        self._line_at: float | None = None
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -63,6 +63,10 @@ class TrainingProgress:
 
     def update(self, record: StepRecord) -> None:
         """Show a meta-step."""
+        now = time.monotonic()
+        if self._line_at is None:  # the first step of a resumed run is not step 1, and says nothing of the pace
+            self._line_at = now
+            self._bar.reset(self._task, total=self._num_steps, completed=record.version)
         self._nll.add(record.nll)
         self._mse.add(record.squared_error)
         self._step_s.add(record.step_s)
@@ -72,7 +76,6 @@ class TrainingProgress:
         if record.refused:
             scores += f"  {record.refused} refused"
         self._bar.update(self._task, completed=record.version, scores=scores)
-        now = time.monotonic()
         if not self._console.is_terminal and (now >= self._line_at or record.version == self._num_steps):
             self._line_at = now + _LINE_EVERY_S
             left = (self._num_steps - record.version) * self._step_s.value

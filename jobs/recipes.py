@@ -24,14 +24,20 @@ from jobs.settings import (
 
 
 def five_modes() -> Settings:
-    """The flagship: codebook modes, responsibilities from the evidence, an exact conjugate head; five families."""
+    """The flagship: a codebook, responsibilities from the evidence, an exact conjugate head; five families of curves.
+
+    Two layers of features are shared by all modes and a third is generated for each, so a mode costs little and there
+    can be many.
+    """
     return Settings(
         recipe="five-modes",
-        modes=CodebookModes(num_modes=32, code_size=32),
-        inference=ConjugateInference(),
-        network=Network(hidden=(40, 40, 16)),
-        train=Train(num_steps=2000, meta_batch=125),
-        optimizer=Optimizer(learning_rate=3e-3),
+        modes=CodebookModes(num_modes=64, code_size=64),
+        inference=ConjugateInference(gram_dtype="float32"),
+        network=Network(hidden=(64, 64, 16), adapted="head", conditional=r"^layers\.2\."),
+        hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
+        likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
+        train=Train(num_steps=4200, meta_batch=250, evidence_weight=1.0),
+        optimizer=Optimizer(learning_rate=3e-3, warmup=50),
     )
 
 

@@ -100,6 +100,9 @@ class ConjugateInference(Section):
     """The exact Gaussian posterior of a linear head."""
 
     kind: Annotated[Literal["conjugate"], InferenceKind] = "conjugate"
+    gram_dtype: Annotated[
+        Literal["float64", "float32"], Field(description="what Gram matrices are formed in; float32 is faster")
+    ] = "float64"
 
 
 class GradientInference(Section):
@@ -173,6 +176,9 @@ class Train(Section):
     num_steps: Annotated[int, count(1, 10**9, "meta-steps")] = 2000
     meta_batch: Annotated[int, count(1, 10**6, "tasks of a meta-step")] = 125
     num_shards: Annotated[int, count(1, 4096, "pieces of a meta-step, part of the result's last bits")] = 2
+    evidence_weight: Annotated[
+        float, Field(ge=0, le=1e3, description="weight of the log evidence in the meta-objective, 0..1000")
+    ] = 0.0
     checkpoint_every: Annotated[int, count(1, 10**9, "meta-steps between checkpoints")] = 200
     checkpoint_keep: Annotated[int, count(1, 10**6, "newest checkpoints kept")] = 3
 

@@ -6,8 +6,8 @@ import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import node, python_version
 
@@ -140,8 +140,10 @@ def _tags(job: Job) -> dict[str, str]:
         "run_folder": str(job.folder.path),
         "host": node(),
         "python": python_version(),
-        **{name: version(name) for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy")},
     }
+    for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
+        with suppress(PackageNotFoundError):  # the source tree may be used without being installed
+            tags[name] = version(name)
     asked = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

@@ -44,9 +44,10 @@ class AdaptedTasks(NamedTuple):
 class ModeConditionalBayesianMAML(nn.Module):
     r"""A Bayesian few-shot learner for task distributions with many modes.
 
-    1. `task_encoder` turns the support set into an embedding, which `modes` turns into codes and a gate; 2.
-    `prior_hypernetwork` turns each code into a Gaussian prior over the adapted parameters of `model`; 3. `inference`
-    adapts under each prior; Bayes' rule weighs the modes, $r_k \propto e^{\text{log gate}_k + \text{log evidence}_k}$;
+    1. `task_encoder` turns the support set into an embedding, which `modes` turns into codes and a gate;
+    2. `prior_hypernetwork` turns each code into a Gaussian prior over the adapted parameters of `model`;
+    3. `inference` adapts under each prior, and Bayes' rule weighs the modes by gate and evidence,
+       $r_k \propto e^{\text{log gate}_k + \text{log evidence}_k}$;
     4. the predictive is the mixture $\sum_k r_k\, p_k(y \mid x)$, and its negative log density the meta-objective.
 
     Every part may be the user's own module. Defaults: the embedding is the mode, gradient descent from five prior
@@ -100,8 +101,7 @@ class ModeConditionalBayesianMAML(nn.Module):
 
         Raises:
             ValueError: a true mode is needed (oracle) and missing or out of range; noise is needed and missing; the
-            prior
-                hypernetwork was made for another network.
+                prior hypernetwork was made for another network.
         """
         if self.inference.needs_noise and noise is None:
             name = type(self.inference).__name__

@@ -40,7 +40,7 @@ def uniforms(key: int, indices: Int[Tensor, "T"], num: int) -> Float[Tensor, "T 
 
 
 def normals(key: int, indices: Int[Tensor, "T"], num: int) -> Float[Tensor, "T {num}"]:
-    """Row `i` holds `num` float32 standard normal draws that depend on `key` and `indices[i]` alone (Box & Muller 1958).
+    """Row `i` holds `num` float32 standard normal draws of `key` and `indices[i]` alone (Box & Muller 1958).
 
     Each 64-bit word gives the two uniforms of one pair, so a pair costs one hash; the tails end at 6.66 standard
     deviations, where 32 bits do.

@@ -149,4 +149,4 @@ def _limits(curves: _Curves) -> tuple[float, float]:
         min(high + slack, max(chain(curves.most[1], [high]))),
     )
     margin = 0.05 * (high - low) + 1e-6
-    return low - margin, high + margin
+    return float(low - margin), float(high + margin)

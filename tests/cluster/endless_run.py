@@ -19,4 +19,5 @@ if __name__ == "__main__":
         Path(sys.argv[1]), num_steps=10**6, num_workers=int(sys.argv[2]), build=slow_gradient, checkpoint_every=10**5
     )
     result = run_meta_training(plan, announce, lambda: False)
-    print(json.dumps({"num_steps": result.num_steps, "interrupted": result.interrupted, "sha256": result.params_sha256}))
+    said = {"num_steps": result.num_steps, "interrupted": result.interrupted, "sha256": result.params_sha256}
+    print(json.dumps(said))

@@ -55,7 +55,7 @@ class FakeLearner(nn.Module):
     def noise(self, key: int, indices: Tensor) -> Tensor | None:
         return normals(key, indices, 1)
 
-    def losses(self, tasks: Task, noise: Tensor | None) -> FakeLosses:
+    def losses(self, tasks: Task, noise: Tensor | None, meta_objective: object = None) -> FakeLosses:
         assert noise is not None
         means = torch.cat([tasks.support_x.mean(1), tasks.support_y.mean(1)], -1)[:, None].expand(-1, 3, -1)
         inputs = torch.cat([tasks.query_x, means], -1).to(self.unused.dtype)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,4 +98,4 @@ def test_the_state_of_another_optimizer_is_refused():
 )
 def test_values_out_of_range_are_refused(field: str, value: float):
     with pytest.raises(UserError, match=field):
-        OptimizerPlan(**{field: value})  # pyright: ignore[reportArgumentType]
+        replace(OptimizerPlan(), **{field: value})

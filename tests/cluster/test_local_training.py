@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn.utils import parameters_to_vector
 from cluster import checkpoint as checkpoints
 from cluster.errors import CheckpointError, RefusedSteps, UserError
 from cluster.plan import StepRecord
+from cluster.shards import ComputesMetaGradient, Shard, ShardReport
 from cluster.training import params_sha256, run_meta_training
 from mcb.randomness import fold_key
 
@@ -100,10 +102,19 @@ def test_a_non_finite_gradient_is_refused_and_counted_and_training_goes_on(tmp_p
 
 
 def test_too_many_refused_steps_stop_the_run_naming_step_and_shard(tmp_path: Path):
-    build = partial(NotFinite, frozenset({2, 6, 8}), index=3)
-    with pytest.raises(RefusedSteps, match=r"meta-step 8 .* shard 3 \(tasks 87 to 89\); 3 steps .*max_refused_steps=2"):
+    build = partial(NotFinite, frozenset({2, 6, 9}), index=3)
+    with pytest.raises(RefusedSteps, match=r"meta-step 9 .* shard 3 \(tasks 97 to 99\); 3 steps .*max_refused_steps=2"):
         run_meta_training(training_plan(tmp_path, build=build, max_refused_steps=2), ignore, never)
     assert checkpoints.load_newest(tmp_path).version == 5
+
+
+def test_refused_steps_before_a_resume_count(tmp_path: Path):
+    build = partial(NotFinite, frozenset({1, 6}), index=0)
+    plan = training_plan(tmp_path, build=build, max_refused_steps=1)
+    records: list[StepRecord] = []
+    run_meta_training(plan, records.append, lambda: len(records) == 4)
+    with pytest.raises(RefusedSteps, match=r"meta-step 6 .* 2 steps were refused"):
+        run_meta_training(replace(plan, resume=True), records.append, never)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -160,10 +171,29 @@ def test_fewer_steps_than_done_are_refused(tmp_path: Path):
         run_meta_training(training_plan(tmp_path, resume=True, num_steps=3), ignore, never)
 
 
-def test_threads_are_as_before_after_a_run(tmp_path: Path):
-    before = torch.get_num_threads()
-    run_meta_training(training_plan(tmp_path, num_steps=1), ignore, never)
-    assert torch.get_num_threads() == before
+def test_a_run_computes_with_its_own_number_of_threads(tmp_path: Path):
+    seen: list[int] = []
+
+    def build() -> ComputesMetaGradient:
+        compute = build_gradient()
+
+        def count(parameters: np.ndarray, shard: Shard) -> ShardReport:
+            seen.append(torch.get_num_threads())
+            return compute(parameters, shard)
+
+        return count
+
+    torch.set_num_threads(1)
+    run_meta_training(replace(training_plan(tmp_path, num_steps=1, build=build), threads_per_worker=2), ignore, never)
+    assert set(seen) == {2} and torch.get_num_threads() == 1
+
+
+def test_the_checkpoints_of_another_learner_are_refused(tmp_path: Path):
+    run_meta_training(training_plan(tmp_path), ignore, never)
+    plan = training_plan(tmp_path, resume=True)
+    shapes = {("net.0.weights" if name == "net.0.weight" else name): s for name, s in plan.parameter_shapes.items()}
+    with pytest.raises(CheckpointError, match=r"net.0.weights has shape none there"):
+        run_meta_training(replace(plan, parameter_shapes=shapes), ignore, never)
 
 
 def test_another_seed_gives_another_result(tmp_path: Path):

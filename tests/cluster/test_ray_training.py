@@ -1,6 +1,7 @@
 """The run over Ray has the bits of the run in this process, whatever happens to its workers."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -86,7 +87,6 @@ def test_a_checkpoint_that_the_server_cannot_write_ends_the_run(ray_cluster: Non
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(ray_cluster: None, tmp_path: Path):
-    plan = training_plan(tmp_path, num_workers=4)
-    object.__setattr__(plan, "threads_per_worker", 3)
+    plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3)
     with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4"):
         run_meta_training(plan, ignore, never)

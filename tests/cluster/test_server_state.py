@@ -1,13 +1,12 @@
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-import pytest
 from fake_learner import build_gradient, training_plan
 
 from cluster.checkpoint import Checkpoint
-from cluster.errors import CheckpointError
 from cluster.plan import StepRecord
 from cluster.server_state import ServerState
 from cluster.shards import Shard, ShardReport
@@ -94,7 +93,7 @@ def test_a_refused_step_changes_neither_parameters_nor_optimizer():
     after = state.checkpoint()
     assert after.version == 2 and after.num_refused == 1 and after.num_tasks == 2 * PLAN.meta_batch
     np.testing.assert_array_equal(after.parameters, before.parameters)
-    moments, moments_before = (c.optimizer_state["state"][0]["exp_avg"] for c in (after, before))  # pyright: ignore
+    moments, moments_before = (cast(dict, kept.optimizer_state["state"])[0]["exp_avg"] for kept in (after, before))
     np.testing.assert_array_equal(moments, moments_before)
 
 
@@ -114,10 +113,3 @@ def test_nothing_is_assigned_when_the_run_is_done():
     for _ in range(PLAN.num_steps):
         whole_step(state)
     assert state.is_done and state.assign("a") == () and state.is_checkpoint_due
-
-
-def test_a_checkpoint_of_another_learner_is_refused():
-    shapes = {**PLAN.parameter_shapes, "net.0.bias": (17,)}
-    start = Checkpoint(3, np.zeros(1, np.float32), shapes, "adam", {})
-    with pytest.raises(CheckpointError, match=r"net.0.bias has shape \(17,\) there and \(16,\) in this run"):
-        ServerState(PLAN, start)

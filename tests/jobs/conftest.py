@@ -50,7 +50,7 @@ def curves_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     rows: dict[str, list] = {name: [] for name in ("family", "task", "x1", "x2", "y")}
     for family in ("lines", "parabolas"):
-        for number in range(30):
+        for number in range(20):
             x = generator.uniform(-2, 2, size=16)
             slope, offset = generator.normal(size=2)
             y = offset + slope * (x if family == "lines" else x**2) + 0.1 * generator.normal(size=16)

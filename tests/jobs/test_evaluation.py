@@ -33,8 +33,9 @@ def test_test_and_mapping_tasks_are_never_training_tasks_and_the_same_for_every_
     assert not torch.equal(first.nll, second.nll)
 
 
-def test_batches_do_not_change_the_figures():
-    whole, parts = (evaluated(settings(f"--evaluation.batch-size={size}")) for size in (60, 7))
+@pytest.mark.parametrize("words", [[], ["--inference.kind=svgd", "--inference.num-particles=2"]])
+def test_batches_do_not_change_the_figures(words):
+    whole, parts = (evaluated(settings(f"--evaluation.batch-size={size}", *words)) for size in (60, 7))
     torch.testing.assert_close(whole.scores, parts.scores, rtol=1e-4, atol=1e-4)
     assert len(whole.responsibilities) == 60
 

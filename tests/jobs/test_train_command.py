@@ -6,8 +6,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from cluster.checkpoint import load
+from cluster.gradient import initial_parameters
 from cluster.training import params_sha256
 from jobs.cli import main
+from jobs.evaluate import trained_learner
 from jobs.settings_file import flatten, read_yaml
 
 EVALUATION = ("nll", "mse", "mse_median", "coverage_50", "coverage_90", "crps", "mode_accuracy", "ari", "nmi")
@@ -24,6 +26,8 @@ def test_the_figures_have_the_keys_that_scripts_read(train, workplace):
     assert figures["tasks_per_s"] == pytest.approx(40 / figures["train_seconds"])
     checkpoint = load(figures["checkpoint"])
     assert params_sha256(checkpoint.parameters) == figures["params_sha256"]
+    learner = trained_learner(read_yaml(workplace / "run" / "settings.yaml"), checkpoint)
+    assert params_sha256(initial_parameters(learner)) == figures["params_sha256"]
     evaluation = figures["evaluation"]
     for name in (*EVALUATION, "excess_nll", "mse_ratio"):
         assert math.isfinite(evaluation[name]), name

@@ -126,7 +126,8 @@ def test_a_gradient_step_under_vmap_has_the_meta_gradient_of_a_loop(layer, x_sha
     layer = nn.Sequential(layer, nn.Flatten()).double()
     network, none, x = BaseNetwork(layer), torch.zeros(0).double(), draws(6, *x_shape)
     start, width = network.initial_adapted + 0.3 * draws(3, network.num_adapted), torch.ones_like(x)
-    torch.testing.assert_close(network(network.initial_adapted, none, x), layer(x))
+    torch.nn.utils.vector_to_parameters(start[0], layer.parameters())
+    torch.testing.assert_close(network(start[0], none, x), layer(x))
 
     def loss(adapted: Tensor, width: Tensor) -> Tensor:
         output = network(adapted, none, x * width)

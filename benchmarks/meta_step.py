@@ -102,9 +102,10 @@ def row(inference, name, placement, settings: Settings, records, size: int) -> d
 def show(rows: list[dict[str, str | int | float]]) -> None:
     table = Table("inference", "placement", "ms a meta-step", "tasks/s", "against in process", "resident MB")
     for r in rows:
-        table.add_row(*(str(r[k]) for k in ("inference", "placement", "step_ms", "tasks_per_s")), *(
-            str(r[k]) for k in ("speed_against_in_process", "resident_mb")
-        ))
+        table.add_row(
+            *(str(r[k]) for k in ("inference", "placement", "step_ms", "tasks_per_s")),
+            *(str(r[k]) for k in ("speed_against_in_process", "resident_mb")),
+        )
     Console().print(table)
 
 

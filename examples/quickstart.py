@@ -19,6 +19,7 @@ from mcb import (
     PriorHypernetwork,
     Task,
 )
+from mcb.predictive import CategoricalMixture, GaussianMixture
 from mcb.tasks.regression import RegressionFamilies
 
 
@@ -50,9 +51,10 @@ def classification() -> ModeConditionalBayesianMAML:
     print(f"classification: cross-entropy {history[0]:.3f} -> {history[-1]:.3f} nats (chance: 1.609)")
 
     new = Task(*(leaf[0] for leaf in random_classification_tasks(1)))
-    probabilities = learner.adapt(new.support_x, new.support_y).predict(new.query_x).probabilities()
+    predictive = learner.adapt(new.support_x, new.support_y).predict(new.query_x)
+    assert isinstance(predictive, CategoricalMixture)
     print("a new task's class probabilities, one row a query point (the diagonal is right):")
-    print(probabilities.numpy().round(2))
+    print(predictive.probabilities().numpy().round(2))
     return learner
 
 
@@ -75,6 +77,7 @@ def regression() -> ModeConditionalBayesianMAML:
     task = Task(*(leaf[0] for leaf in source.sample(1, torch.tensor([0]))))
     adapted = learner.adapt(task.support_x, task.support_y)
     predictive = adapted.predict(task.query_x)
+    assert isinstance(predictive, GaussianMixture)
     low, high = predictive.interval(0.9)
     print("responsibilities of the modes:", adapted.responsibilities.numpy().round(2))
     columns = torch.cat([task.query_x, task.query_y, predictive.expectation(), low, high], dim=1)

@@ -31,13 +31,13 @@ def five_modes() -> Settings:
     """
     return Settings(
         recipe="five-modes",
-        modes=CodebookModes(num_modes=64, code_size=64),
+        modes=CodebookModes(num_modes=64, code_size=32),
         inference=ConjugateInference(gram_dtype="float32"),
-        network=Network(hidden=(64, 64, 16), adapted="head", conditional=r"^layers\.2\."),
-        hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
+        network=Network(hidden=(48, 48, 8), adapted="head", conditional=r"^layers\.2\."),
+        hypernetwork=Hypernetwork(hidden=(64,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=4200, meta_batch=250, evidence_weight=1.0),
-        optimizer=Optimizer(learning_rate=3e-3, warmup=50),
+        train=Train(num_steps=3800, meta_batch=200, evidence_weight=2.0),
+        optimizer=Optimizer(learning_rate=2.5e-3, warmup=50),
     )
 
 

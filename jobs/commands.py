@@ -46,6 +46,9 @@ def evaluate(words: list[str]) -> None:
 
 def recipes(words: list[str]) -> None:
     """`mcb recipes`."""
+    if words and words[0] in ("-h", "--help"):
+        print("usage: mcb recipes\n\nList the named runs.")
+        return
     from rich.console import Console
     from rich.table import Table
 

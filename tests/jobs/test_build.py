@@ -67,7 +67,7 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
         ("--modes.gate=both", "codebook.* read the task encoder: give --encoder.kind deep-set"),
         ("--network.adapted=nothing", "adapted='nothing' selects no parameter"),
         ("--network.adapted=all", "conjugate|head"),
-        ("--likelihood.min-scale=2", "init_scale=1.0"),
+        ("--likelihood.min-scale=2", "init_scale=0.5"),
         ("--tasks.families=linear,linear", "each once"),
         ("--optimizer.name=adm", "adm"),
         ("--train.num-shards=11", "num_shards=11 must lie in 1..meta_batch=10"),

@@ -31,12 +31,12 @@ def five_modes() -> Settings:
     """
     return Settings(
         recipe="five-modes",
-        modes=CodebookModes(num_modes=64, code_size=32),
+        modes=CodebookModes(num_modes=48, code_size=64),
         inference=ConjugateInference(gram_dtype="float32"),
-        network=Network(hidden=(48, 48, 8), adapted="head", conditional=r"^layers\.2\."),
-        hypernetwork=Hypernetwork(hidden=(64,), spread=0.5),
+        network=Network(hidden=(64, 64, 12), adapted="head", conditional=r"^layers\.2\."),
+        hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=3800, meta_batch=200, evidence_weight=2.0),
+        train=Train(num_steps=3500, meta_batch=200, evidence_weight=2.0),
         optimizer=Optimizer(learning_rate=2.5e-3, warmup=50),
     )
 
@@ -47,8 +47,8 @@ def three_modes() -> Settings:
         update={
             "recipe": "three-modes",
             "tasks": RegressionTasks(families=("sinusoid", "linear", "quadratic")),
-            "modes": CodebookModes(num_modes=16, code_size=32),
-            "train": Train(num_steps=1500, meta_batch=75),
+            "modes": CodebookModes(num_modes=32, code_size=64),
+            "train": Train(num_steps=2400, meta_batch=150, evidence_weight=2.0),
         }
     )
 
@@ -59,8 +59,8 @@ def two_modes() -> Settings:
         update={
             "recipe": "two-modes",
             "tasks": RegressionTasks(families=("sinusoid", "linear")),
-            "modes": CodebookModes(num_modes=16, code_size=32),
-            "train": Train(num_steps=1500, meta_batch=50),
+            "modes": CodebookModes(num_modes=24, code_size=64),
+            "train": Train(num_steps=2400, meta_batch=150, evidence_weight=2.0),
         }
     )
 
@@ -74,7 +74,7 @@ def five_modes_svgd() -> Settings:
         inference=SVGDInference(num_steps=5, step_size=0.1, num_particles=10),
         network=Network(hidden=(20, 20), adapted="all", conditional="none"),
         hypernetwork=Hypernetwork(hidden=(64,), init_scale=0.1),
-        train=Train(num_steps=1000, meta_batch=50),
+        train=Train(num_steps=500, meta_batch=50),
         optimizer=Optimizer(learning_rate=1e-3),
     )
 
@@ -89,7 +89,7 @@ def five_modes_maml() -> Settings:
         ),
         network=Network(hidden=(100, 100, 100), activation="relu", adapted="all", conditional="none"),
         hypernetwork=Hypernetwork(hidden=()),
-        train=Train(num_steps=2000, meta_batch=125),
+        train=Train(num_steps=500, meta_batch=125),
         optimizer=Optimizer(learning_rate=1e-3),
     )
 
@@ -101,10 +101,11 @@ def curves() -> Settings:
         tasks=CurveTasks(num_support=10, num_query=50),
         modes=CodebookModes(num_modes=32, code_size=32),
         inference=ConjugateInference(),
-        network=Network(hidden=(40, 40, 16)),
+        network=Network(hidden=(48, 48, 16), adapted="head", conditional=r"^layers\.2\."),
+        hypernetwork=Hypernetwork(spread=0.5),
         likelihood=Likelihood(init_scale=0.5),
-        train=Train(num_steps=1500, meta_batch=128),
-        optimizer=Optimizer(learning_rate=3e-3),
+        train=Train(num_steps=1200, meta_batch=64, evidence_weight=1.0),
+        optimizer=Optimizer(learning_rate=3e-3, warmup=50),
         evaluation=Evaluation(num_mapping_tasks=2000),
     )
 

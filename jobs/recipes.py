@@ -74,8 +74,8 @@ def five_modes_svgd() -> Settings:
         inference=SVGDInference(num_steps=5, step_size=0.1, num_particles=10),
         network=Network(hidden=(20, 20), adapted="all", conditional="none"),
         hypernetwork=Hypernetwork(hidden=(64,), init_scale=0.1),
-        train=Train(num_steps=500, meta_batch=50),
-        optimizer=Optimizer(learning_rate=1e-3),
+        train=Train(num_steps=1200, meta_batch=50),
+        optimizer=Optimizer(learning_rate=2e-3, warmup=50),
     )
 
 
@@ -89,7 +89,7 @@ def five_modes_maml() -> Settings:
         ),
         network=Network(hidden=(100, 100, 100), activation="relu", adapted="all", conditional="none"),
         hypernetwork=Hypernetwork(hidden=()),
-        train=Train(num_steps=500, meta_batch=125),
+        train=Train(num_steps=800, meta_batch=125),
         optimizer=Optimizer(learning_rate=1e-3),
     )
 

@@ -36,7 +36,7 @@ def five_modes() -> Settings:
         network=Network(hidden=(64, 64, 12), adapted="head", conditional=r"^layers\.2\."),
         hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=3200, meta_batch=200, evidence_weight=2.0),
+        train=Train(num_steps=2600, meta_batch=200, evidence_weight=2.0),
         optimizer=Optimizer(learning_rate=2.5e-3, warmup=50),
     )
 

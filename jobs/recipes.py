@@ -71,11 +71,12 @@ def five_modes_svgd() -> Settings:
         recipe="five-modes-svgd",
         modes=EmbeddingModes(),
         encoder=DeepSetEncoder(embedding_size=32, hidden=64),
-        inference=SVGDInference(num_steps=5, step_size=0.1, num_particles=10),
+        inference=SVGDInference(num_steps=5, step_size=0.01, num_particles=10),
         network=Network(hidden=(20, 20), adapted="all", conditional="none"),
         hypernetwork=Hypernetwork(hidden=(64,), init_scale=0.1),
-        train=Train(num_steps=1200, meta_batch=50),
-        optimizer=Optimizer(learning_rate=2e-3, warmup=50),
+        likelihood=Likelihood(init_scale=1.0, min_scale=0.2),
+        train=Train(num_steps=600, meta_batch=50),
+        optimizer=Optimizer(learning_rate=1e-3, warmup=50),
     )
 
 

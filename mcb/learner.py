@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import vmap
 
+from mcb.adapted import AdaptedTask, AdaptedTasks
+from mcb.finite import refuse_non_finite
 from mcb.inference.gradient import GradientDescent
 from mcb.inference.problem import Components, Inference, Problem
 from mcb.likelihoods import Gaussian, Likelihood, Predictive
@@ -29,16 +30,6 @@ class Losses(NamedTuple):
     loss: Float[Tensor, "T"]
     nll: Float[Tensor, "T"]
     squared_error: Float[Tensor, "T"]
-
-
-class AdaptedTasks(NamedTuple):
-    """Adapted tasks. `generated` and `posterior` lead with (K, T) where codes are shared, else with (T, K)."""
-
-    generated: GeneratedPrior
-    posterior: Any
-    log_responsibilities: Float[Tensor, "T K"]
-    log_evidence: Float[Tensor, "T K"]
-    log_marginal: Float[Tensor, "T"]
 
 
 class ModeConditionalBayesianMAML(nn.Module):
@@ -169,7 +160,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         *,
         mode: int = -1,
         seed: int = 0,
-    ) -> "AdaptedTask":
+    ) -> AdaptedTask:
         """Adapts to one task's support set; `mode` only where the mode definition has to be told.
 
         `y` holds `(S, O)` floats for numbers and `(S,)` integers for classes. Not differentiated.
@@ -262,33 +253,5 @@ class ModeConditionalBayesianMAML(nn.Module):
         return self.inference.predict(Problem(self.model, self.likelihood, generated), posterior, x)
 
 
-@dataclass(frozen=True)
-class AdaptedTask:
-    """One task after adaptation: `learner.adapt(x, y)`."""
-
-    learner: ModeConditionalBayesianMAML
-    tasks: AdaptedTasks
-
-    @property
-    def responsibilities(self) -> Float[Tensor, "K"]:
-        """Posterior probability of each mode."""
-        return self.tasks.log_responsibilities[0].exp()
-
-    def predict(self, x: Float[Tensor, "Q *x"]) -> Predictive:
-        """The predictive at `x`: `.expectation()`, `.interval(0.9)`, … for numbers, `.probabilities()` for classes."""
-        refuse_non_finite(x)
-        with torch.no_grad():
-            predictive = self.learner.predict_tasks(self.tasks, x[None])
-        return type(predictive)(*(leaf[0] for leaf in predictive))
-
-
 def _axis(argument: Any) -> int | None:
     return None if argument is None else 0
-
-
-def refuse_non_finite(*values: Tensor) -> None:
-    """Raises `ValueError` where a number is not finite, naming the first row (the task, in a batch)."""
-    for value in values:
-        if value.is_floating_point() and not (finite := value.isfinite().unsqueeze(-1).flatten(1).all(-1)).all():
-            row = int((~finite).nonzero()[0])
-            raise ValueError(f"row {row} of the data holds a number that is not finite: remove or impute it")

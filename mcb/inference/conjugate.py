@@ -4,35 +4,28 @@ With features $\phi$ of a mode, head prior $N(m, \mathrm{diag}\,v)$ and noise $\
 Gram matrix $A = \Phi\,\mathrm{diag}(v)\,\Phi^\top + \sigma^2 I$ of the support set, S by S for any number of features.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import vmap
 
+from mcb.inference.linear_head import Conditioned, HeadPrior, condition, predict
 from mcb.inference.problem import Components, Problem
-from mcb.inference.sweep import inverse_and_log_det
 from mcb.likelihoods import Gaussian, Likelihood, check_num_outputs
 from mcb.networks.functional import BaseNetwork
 from mcb.types import Support
 
-_ROUNDING = (
-    8  # units in the last place of the Gram matrix's trace: added to its diagonal, they keep it positive definite
-)
-
 
 class ConjugatePosterior(NamedTuple):
-    r"""The Gaussian posterior in the form that predictions need, for each output.
-
-    `design` is $\Phi\,\mathrm{diag}(\sqrt v)$ over the `H` features (a bias is one more, constant feature, kept apart),
-    `precision` $A^{-1}$ and `weights` $A^{-1}(y - \Phi m)$, both zero at masked points.
+    """The Gaussian posterior in the form that predictions need: the support features and, for each output, what was
+    learned (`linear_head.Conditioned`).
     """
 
-    design: Float[Tensor, "O S H"]
-    precision: Float[Tensor, "O S S"]
-    weights: Float[Tensor, "O S"]
+    features: Float[Tensor, "S H"]
+    outputs: Conditioned
     log_evidence: Float[Tensor, ""]
 
 
@@ -64,60 +57,41 @@ class Conjugate:
 
     def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None) -> ConjugatePosterior:
         """The posterior given the support set."""
-        head = HeadPrior.of(problem)
-        check_num_outputs(head.mean.shape[0], support.y.shape[-1])
+        prior = _head_prior(problem)
+        check_num_outputs(prior.mean.shape[0], support.y.shape[-1])
         features = problem.network.features(problem.generated.conditional, support.x)
-        design = (features * head.scale[:, None]).to(self.gram_dtype)
-        residual = torch.where(support.mask, support.y.mT - head.predict(features), 0).double()
-        both = support.mask[:, None] & support.mask
-        gram = torch.where(both, (design @ design.mT).double() + head.bias_variance, 0)
-        rounding = _ROUNDING * torch.finfo(self.gram_dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-        diagonal = torch.where(support.mask, _noise_variance(problem) + rounding, 1.0)
-        precision, log_det = inverse_and_log_det(gram + torch.diag_embed(diagonal))
-        precision = torch.where(both, precision, 0)
-        weights = (precision @ residual[..., None])[..., 0]
-        constant = support.mask.sum() * math.log(2 * math.pi)
-        log_evidence = -0.5 * ((residual * weights).sum(-1) + log_det + constant).sum()
-        return ConjugatePosterior(design, precision, weights, log_evidence.to(support.x.dtype))
+        noise_variance = _noise_variance(problem)
+
+        def one_output(prior: HeadPrior, y: Tensor) -> Conditioned:
+            return condition(prior, features, y, support.mask, noise_variance, self.gram_dtype)
+
+        outputs = vmap(one_output)(prior, support.y.mT)
+        return ConjugatePosterior(features, outputs, outputs.log_evidence.sum().to(support.x.dtype))
 
     def predict(self, problem: Problem, posterior: ConjugatePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One Gaussian component: the exact predictive."""
-        head = HeadPrior.of(problem)
         features = problem.network.features(problem.generated.conditional, x)
-        design = (features * head.scale[:, None]).to(self.gram_dtype)
-        cross = (design @ posterior.design.mT).double() + head.bias_variance
-        prediction = head.predict(features) + (cross @ posterior.weights[..., None])[..., 0]
-        prior_variance = design.square().sum(-1) + head.bias_variance[..., 0]
-        variance = prior_variance - ((cross @ posterior.precision) * cross).sum(-1)
+
+        def one_output(prior: HeadPrior, conditioned: Conditioned) -> tuple[Tensor, Tensor]:
+            return predict(prior, posterior.features, conditioned, features, self.gram_dtype)
+
+        prediction, variance = vmap(one_output)(_head_prior(problem), posterior.outputs)
         return Components(prediction.mT[None].to(x.dtype), variance.clamp(min=0).mT[None].to(x.dtype))
 
 
-class HeadPrior(NamedTuple):
-    """The prior of a linear head, one row for each output; without a bias its mean and variance are 0."""
-
-    mean: Float[Tensor, "O H"]
-    scale: Float[Tensor, "O H"]
-    bias_mean: Float[Tensor, "O 1"]
-    bias_variance: Float[Tensor, "O 1 1"]
-
-    @classmethod
-    def of(cls, problem: Problem) -> "HeadPrior":
-        """From the flat prior over the head's parameters, the weights before the biases."""
-        num_outputs, num_features = problem.network.adapted_shapes["head.weight"]
-        sizes = [num_outputs * num_features, problem.network.num_adapted - num_outputs * num_features]
-        prior = problem.generated.adapted
-        (mean, bias_mean), (log_scale, log_bias_scale) = prior.mean.split(sizes), prior.log_scale.split(sizes)
-        none = mean.new_zeros(num_outputs)
-        return cls(
-            mean.view(num_outputs, num_features),
-            log_scale.view(num_outputs, num_features).exp(),
-            (bias_mean if sizes[1] else none)[:, None],
-            ((2 * log_bias_scale).exp() if sizes[1] else none)[:, None, None],
-        )
-
-    def predict(self, features: Float[Tensor, "N H"]) -> Float[Tensor, "O N"]:
-        """Predictions of the mean head."""
-        return self.mean @ features.mT + self.bias_mean
+def _head_prior(problem: Problem) -> HeadPrior:
+    """From the flat prior over the head's parameters, the weights before the biases; a leading axis `O`."""
+    num_outputs, num_features = problem.network.adapted_shapes["head.weight"]
+    sizes = [num_outputs * num_features, problem.network.num_adapted - num_outputs * num_features]
+    prior = problem.generated.adapted
+    (mean, bias_mean), (log_scale, log_bias_scale) = prior.mean.split(sizes), prior.log_scale.split(sizes)
+    none = mean.new_zeros(num_outputs)
+    return HeadPrior(
+        mean.view(num_outputs, num_features),
+        log_scale.view(num_outputs, num_features).exp(),
+        bias_mean if sizes[1] else none,
+        (2 * log_bias_scale).exp() if sizes[1] else none,
+    )
 
 
 def _noise_variance(problem: Problem) -> Float[Tensor, ""]:

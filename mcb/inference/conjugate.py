@@ -74,7 +74,7 @@ class Conjugate:
         precision = torch.where(both, torch.cholesky_inverse(factor), 0)
         weights = (precision @ residual[..., None])[..., 0]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = support.mask.sum() * math.log(2 * math.pi)
+        constant = support.mask.double().sum() * math.log(2 * math.pi)
         log_evidence = -0.5 * ((residual * weights).sum(-1) + log_det + constant).sum()
         return ConjugatePosterior(design, precision, weights, log_evidence.to(support.x.dtype))
 

@@ -6,9 +6,16 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.func import vmap
 
+from mcb.inference import linear_head, linear_head_cpu, linear_head_torch
 from mcb.inference.linear_head import HeadPrior, answer
 
 S, Q, H = 4, 3, 5
+
+
+@pytest.fixture(params=[linear_head_cpu, linear_head_torch], ids=["compiled", "torch"], autouse=True)
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test sees both; the tensor operations are those of other devices."""
+    monkeypatch.setattr(linear_head, "implementation", lambda device: request.param)
 
 
 def draws(*shape: int, seed: int) -> Tensor:
@@ -66,6 +73,13 @@ def test_values_and_gradients_are_those_of_autograd_through_linalg():
     torch.testing.assert_close(
         torch.autograd.grad(results, leaves, weights), torch.autograd.grad(expected, leaves, weights)
     )
+
+
+def test_more_problems_than_lanes_are_each_as_alone():
+    leaves, count = inputs(2 * linear_head_cpu.LANES + 3), 2 * linear_head_cpu.LANES + 3
+    together = fast(mask(count))(*leaves)
+    alone = [fast(mask(1))(*(leaf[row : row + 1] for leaf in leaves)) for row in range(count)]
+    torch.testing.assert_close(together, tuple(torch.cat(results) for results in zip(*alone, strict=True)))
 
 
 def test_derivatives_of_every_output_in_every_input_are_finite_differences_with_a_masked_point():

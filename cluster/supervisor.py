@@ -1,9 +1,10 @@
 """Places server and workers, watches them, replaces dead workers, and passes on every meta-step."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import cast
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -13,10 +14,7 @@ from cluster.errors import ClusterError
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.policies import may_replace_worker
 from cluster.server import Server
-from cluster.worker import Worker
-
-if TYPE_CHECKING:
-    from ray.actor import ActorProxy
+from cluster.unit import LoopEnd, Unit, last_line, loop_end, start_worker
 
 _POLL_S = 0.25  # how soon a signal is noticed
 
@@ -55,23 +53,25 @@ class Fleet:
     def __init__(self, plan: TrainingPlan, num_workers: int) -> None:
         self._plan, self._num_workers = plan, num_workers
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._server = ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server)
-        self._workers: list[ActorProxy[Worker]] = []
-        self._runs: dict[ray.ObjectRef, str] = {}
+        server = ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server)
+        self._server = cast(ActorHandle, server)
+        self._units: list[Unit] = []
+        self._num_started = 0
         self._deaths_since_step = 0
         self._version = 0
         for _ in range(num_workers):
-            self._start_worker()
+            self._start_unit()
 
     def run(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:
         """Watch until the run is over or stopped."""
         progress = self._server.progress.remote(self._version)
         is_over = False
         while not is_over and not should_stop():
-            ready, _ = ray.wait([progress, *self._runs], num_returns=1, timeout=_POLL_S)
+            loops = {loop: unit for unit in self._units for loop in unit.loops}
+            ready, _ = ray.wait([progress, *loops], num_returns=1, timeout=_POLL_S)
             for reference in ready:
                 if reference != progress:
-                    self._see_off(reference)
+                    self._see_off(loops[reference], loop_end(reference))
                     continue
                 records, is_over = self._ask(progress)
                 self._pass_on(records, on_step)
@@ -82,32 +82,30 @@ class Fleet:
 
     def stop(self) -> None:
         """End every actor."""
-        for actor in [self._server, *self._workers]:
-            ray.kill(actor)
+        for unit in self._units:
+            unit.stop()
+        ray.kill(self._server)
 
-    def _start_worker(self) -> None:
-        worker_id = f"worker-{len(self._workers)}"
-        worker = ray.remote(Worker).options(num_cpus=self._plan.threads_per_worker).remote()
-        run = worker.run.remote(worker_id, self._server, self._plan.build_gradient, self._plan.threads_per_worker)
-        self._workers.append(worker)
-        self._runs[run] = worker_id
+    def _start_unit(self) -> None:
+        unit = start_worker(self._plan, f"worker-{self._num_started}")
+        self._num_started += 1
+        unit.follow(self._server)
+        self._units.append(unit)
 
-    def _see_off(self, reference: ray.ObjectRef) -> None:
-        """A worker's loop ended: nothing more to do if the run is over, another worker if this one died."""
-        worker_id = self._runs.pop(reference)
-        try:
-            ray.get(reference)
-        except RayActorError as error:
-            if error.actor_init_failed:
-                raise ClusterError(f"a worker could not start: {_last_line(error)}") from error
-            self._deaths_since_step += 1
-            if not may_replace_worker(self._deaths_since_step, self._num_workers):
-                raise ClusterError(
-                    f"{self._deaths_since_step} workers died since meta-step {self._version} and none was done in "
-                    f"between ({_last_line(error)}): look for the cause in Ray's logs, then resume"
-                ) from error
-            self._ask(self._server.release.remote(worker_id))
-            self._start_worker()
+    def _see_off(self, unit: Unit, end: LoopEnd) -> None:
+        """A unit's loop ended: nothing more to do if the run is over, another unit if this one died."""
+        self._units.remove(unit)
+        unit.stop()
+        if end is LoopEnd.OVER:
+            return
+        self._deaths_since_step += 1
+        if not may_replace_worker(self._deaths_since_step, self._num_workers):
+            raise ClusterError(
+                f"{self._deaths_since_step} workers died since meta-step {self._version} and none was done in "
+                "between: look for the cause in Ray's logs, then resume"
+            )
+        self._ask(self._server.release.remote(unit.unit_id))
+        self._start_unit()
 
     def _ask(self, reference: ray.ObjectRef):
         """The server's answer; raises `ClusterError` if it died."""
@@ -115,7 +113,7 @@ class Fleet:
             return ray.get(reference)
         except RayActorError as error:
             if error.actor_init_failed:
-                raise ClusterError(f"the parameter server could not start: {_last_line(error)}") from error
+                raise ClusterError(f"the parameter server could not start: {last_line(error)}") from error
             raise ClusterError(
                 f"the parameter server died after meta-step {self._version}: resume from the last checkpoint in "
                 f"{self._plan.checkpoint_dir}"
@@ -136,8 +134,3 @@ def _require_cpus(num_workers: int, threads_per_worker: int) -> None:
             f"num_workers={num_workers} with threads_per_worker={threads_per_worker} ask for {asked} CPUs, but the "
             f"Ray cluster has {held:g}: ask for fewer or add nodes"
         )
-
-
-def _last_line(error: RayActorError) -> str:
-    """The exception at the end of the remote traceback that Ray puts into the message."""
-    return str(error).strip().splitlines()[-1].strip()

@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from cluster.errors import UserError
-from cluster.policies import ServerPolicy, Stale
-from cluster.wire import WireType, require_wire_type
+from cluster.policies import SYNCHRONOUS, ServerPolicy
+
+WireType = Literal["float32", "bfloat16"]
+NUM_BYTES: dict[WireType, int] = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class AggregationPlan:
     takes longer than `straggler_factor` times the median is given to an idle worker as well; None: never.
     """
 
-    policy: ServerPolicy = Stale(0)
+    policy: ServerPolicy = SYNCHRONOUS
     num_slices: int = 1
     gradient_wire: WireType = "float32"
     parameter_wire: WireType = "float32"
@@ -27,8 +30,9 @@ class AggregationPlan:
         """Raise `UserError` for a value out of its range."""
         if self.num_slices < 1:
             raise UserError(f"num_slices={self.num_slices} must be at least 1")
-        require_wire_type("gradient_wire", self.gradient_wire)
-        require_wire_type("parameter_wire", self.parameter_wire)
+        for name in ("gradient_wire", "parameter_wire"):
+            if getattr(self, name) not in get_args(WireType):
+                raise UserError(f"{name}={getattr(self, name)!r} must be one of {', '.join(get_args(WireType))}")
         factor = self.straggler_factor
         if factor is not None and not (math.isfinite(factor) and factor >= 1):
             raise UserError(f"straggler_factor={factor} must be a number of at least 1, or None for no second copy")

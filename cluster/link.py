@@ -8,10 +8,11 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
+from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
 from cluster.server import Assignment
 from cluster.shards import GradientKey, Shard, ShardReport
-from cluster.wire import WireType, decode, encode
+from cluster.wire import decode, encode
 
 
 class Work(NamedTuple):
@@ -28,7 +29,8 @@ class ServerLink:
     """
 
     def __init__(self, worker_id: str, server: ActorHandle, gradient_wire: WireType) -> None:
-        self._worker_id, self._server, self._wire = worker_id, server, gradient_wire
+        self._worker_id, self._server = worker_id, server
+        self._wire: WireType = gradient_wire
         self._base = 0
         self._parameters = np.empty(0, dtype=np.float32)
         self._slices: tuple[ActorHandle, ...] = ()

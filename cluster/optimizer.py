@@ -36,7 +36,7 @@ def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
     kind = optimizer_class(plan.name)
     if num_slices > 1 and plan.name.lower() == _NOT_ELEMENTWISE:
         raise UserError(
-            f"optimizer {plan.name!r} moves each parameter by what it knows of all, so num_slices={num_slices} must be 1"
+            f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1"
         )
     known = inspect.signature(kind).parameters
     for name in plan.options:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cluster.aggregation import WireType
 from cluster.blocks import squared_sums
 from cluster.buffer import GradientBuffer
 from cluster.optimizer import FlatOptimizer
@@ -11,14 +12,15 @@ from cluster.plan import OptimizerPlan
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState
 from cluster.update import Made, Summed, Update
-from cluster.wire import WireType, encode
+from cluster.wire import encode
 
 
 class ParameterSlice:
     """Takes gradients in, sums those of an update, and moves its parameters: all of it elementwise but the norm."""
 
     def __init__(self, plan: OptimizerPlan, num_steps: int, wire: WireType, state: SliceState) -> None:
-        self._plan, self._wire = plan, wire
+        self._plan = plan
+        self._wire: WireType = wire
         self._optimizer = FlatOptimizer(plan, num_steps, state.parameters)
         if state.optimizer_state:
             self._optimizer.load(state.optimizer_state)

@@ -73,6 +73,9 @@ class Stale:
         return 0 <= staleness <= self.bound
 
 
+SYNCHRONOUS = Stale(0)
+
+
 @dataclass(frozen=True)
 class Asynchronous:
     """Every accepted gradient is an update of its own, by the mean over its shard's tasks, however old it is."""

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from cluster.aggregation import NUM_BYTES, WireType
 from cluster.checkpoint import Checkpoint
 from cluster.errors import RefusedSteps
 from cluster.ledger import OpenShards, ShardLedger
@@ -17,7 +18,6 @@ from cluster.shards import GradientKey, Shard, ShardReport
 from cluster.slice_state import SliceState
 from cluster.tally import StepTally
 from cluster.update import Made, Update
-from cluster.wire import NUM_BYTES, WireType
 
 
 class ServerState:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
 from cluster.checkpoint import Checkpoint
 from cluster.parameter_slice import ParameterSlice
@@ -18,7 +19,6 @@ from cluster.server_state import ServerState
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState, cut, join
 from cluster.update import Made, Summed, Update
-from cluster.wire import WireType
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
@@ -75,12 +75,12 @@ class InSlices:
         ]
         self._published: list[ray.ObjectRef] = []
         self._starting: asyncio.Future[None] | None = None
-        self._watches: list[asyncio.Future[None]] = []
+        self._watches: list[asyncio.Future[list[None]]] = []
 
     @property
     def slices(self) -> tuple[ActorHandle, ...]:
         """The actors, in the order of their ranges."""
-        return tuple(self._slices)
+        return tuple(cast(ActorHandle, one) for one in self._slices)
 
     @property
     def published(self) -> list[ray.ObjectRef]:

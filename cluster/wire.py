@@ -1,20 +1,10 @@
 """What vectors travel as: float32, or bfloat16, which halves the bytes and keeps 8 bits of the fraction."""
 
-from typing import Literal, get_args
-
 import numpy as np
 
-from cluster.errors import UserError
+from cluster.aggregation import WireType
 
-WireType = Literal["float32", "bfloat16"]
-NUM_BYTES: dict[WireType, int] = {"float32": 4, "bfloat16": 2}
 _NAN = np.uint16(0x7FC0)
-
-
-def require_wire_type(name: str, value: str) -> None:
-    """Raise `UserError` unless `value`, of the setting `name`, is a wire type."""
-    if value not in get_args(WireType):
-        raise UserError(f"{name}={value!r} must be one of {', '.join(get_args(WireType))}")
 
 
 def encode(vector: np.ndarray, wire: WireType) -> np.ndarray:

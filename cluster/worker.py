@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from ray.actor import ActorHandle
 
+from cluster.aggregation import WireType
 from cluster.link import ServerLink
 from cluster.shards import ComputesMetaGradient, ShardReport
 from cluster.threads import threads
-from cluster.wire import WireType
 
 
 class Worker:

@@ -82,7 +82,10 @@ def test_a_lease_that_is_renewed_refuses_a_second_run(storage: Storage):
         storage.write(NAME, b'{"owner": "a", "host": "there", "process": 7, "beat": 2}')
 
     storage.write(NAME, b'{"owner": "a", "host": "there", "process": 7, "beat": 1}')
-    with pytest.raises(CheckpointError, match=r"another run \(process 7 on there\)"), lease(storage, Held("x"), 60, renew):
+    with (
+        pytest.raises(CheckpointError, match=r"another run \(process 7 on there\)"),
+        lease(storage, Held("x"), 60, renew),
+    ):
         pass
     assert json.loads(storage.read(NAME))["beat"] == 2
 

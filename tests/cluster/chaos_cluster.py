@@ -36,14 +36,14 @@ class Outcome(NamedTuple):
 
 
 @contextmanager
-def nodes() -> Iterator[Cluster]:
-    """A head without CPUs and two nodes of two CPUs, on this machine; drivers find it by RAY_ADDRESS."""
+def nodes(num_nodes: int = 2) -> Iterator[Cluster]:
+    """A head without CPUs and nodes of two CPUs each, all on this machine; drivers find it by RAY_ADDRESS."""
     importable = os.pathsep.join([str(HERE.parents[1]), str(HERE), *sys.path])
     head = {"num_cpus": 0, "object_store_memory": 100_000_000, "include_dashboard": False, "_system_config": _SECONDS}
     with patch.dict(os.environ, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=importable):
         cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         try:
-            for _ in range(2):
+            for _ in range(num_nodes):
                 add_node(cluster)
             os.environ["RAY_ADDRESS"] = str(cluster.address)
             yield cluster

@@ -35,7 +35,7 @@ def test_workers_join_with_a_new_node_and_leave_with_a_lost_one_and_no_bit_chang
         until(lambda: len(victims("Worker")) == 2)
         add_node(cluster)
         until(lambda: len(victims("Worker")) == 4)
-        cluster.remove_node(cluster.worker_nodes[0], allow_graceful=False)
+        cluster.remove_node(min(cluster.worker_nodes, key=lambda node: node.node_id), allow_graceful=False)
         until(lambda: len(victims("Worker")) == 2)
         gate.touch()
         said = driver.communicate(timeout=300)[0]

@@ -80,8 +80,10 @@ class TrainingPlan:
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
-    more workers than shards are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the
-    end, the newest `checkpoint_keep` are kept.
+    more workers than shards are not started. The run begins once `min_workers` (None: all) have a place, for which it
+    waits `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer than
+    `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every`
+    meta-steps and at the end, the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -93,6 +95,9 @@ class TrainingPlan:
     num_shards: int = 2
     num_workers: int = 0
     threads_per_worker: int = 1
+    min_workers: int | None = None
+    start_timeout_s: float = 8.0
+    regrow_timeout_s: float = 600.0
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
     checkpoint_every: int = 200
     checkpoint_keep: int = 3
@@ -104,6 +109,8 @@ class TrainingPlan:
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
         _at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
         _at_least(0, num_workers=self.num_workers)
+        if self.min_workers is not None and not 1 <= self.min_workers <= max(1, self.num_workers):
+            raise UserError(f"min_workers={self.min_workers} must lie in 1..num_workers={self.num_workers}")
         if not 1 <= self.num_shards <= self.meta_batch:
             raise UserError(f"num_shards={self.num_shards} must lie in 1..meta_batch={self.meta_batch}")
         if self.parameters.dtype != np.float32 or self.parameters.shape != (self.server.num_parameters,):
@@ -113,6 +120,16 @@ class TrainingPlan:
             )
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
+
+    @property
+    def min_to_start(self) -> int:
+        """Workers that the run begins with at the least."""
+        return min(self.num_shards, self.num_workers if self.min_workers is None else self.min_workers)
+
+    @property
+    def min_to_go_on(self) -> int:
+        """Workers that a run goes on with at the least."""
+        return min(self.num_shards, 1 if self.min_workers is None else self.min_workers)
 
     @property
     def server(self) -> ServerPlan:

@@ -11,6 +11,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import ClusterError
+from cluster.placement import bundles
 from cluster.plan import TrainingPlan
 from cluster.worker import Worker
 
@@ -24,28 +25,38 @@ class LoopEnd(Enum):
 
 
 class Unit:
-    """One worker, or the ranks of a group, under the name `unit_id` that the server knows it by.
+    """One worker, or the ranks of a group.
 
     `actors` live in `placement`, whose resources Ray reserves all at once or, until there is room, not at all:
-    `placed` is ready when it has. `follow` starts a loop in every actor; the unit is dead when one of them is, and
-    the others are then ended by `stop`. `loop(unit_id, server)` starts the loops, one reference for each actor.
+    `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
+    for each; `loops` are those that have not ended.
     """
 
     def __init__(
         self,
-        unit_id: str,
         placement: PlacementGroup,
         actors: Sequence[ActorHandle],
-        loop: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
+        run: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
     ) -> None:
-        self.unit_id, self.actors = unit_id, tuple(actors)
+        self.actors = tuple(actors)
         self.placed: ray.ObjectRef = placement.ready()
-        self.loops: tuple[ray.ObjectRef, ...] = ()
-        self._placement, self._loop = placement, loop
+        self.name = ""
+        self.loops: list[ray.ObjectRef] = []
+        self._placement, self._run = placement, run
 
-    def follow(self, server: ActorHandle) -> None:
-        """Have all actors compute for `server`; none of them may be in a loop."""
-        self.loops = tuple(self._loop(self.unit_id, server))
+    def follow(self, name: str, server: ActorHandle) -> None:
+        """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
+        self.name = name
+        self.loops = list(self._run(name, server))
+
+    def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
+        """Take note that a loop ended: how the unit did, or None while that waits for other loops to end.
+
+        A unit is dead as soon as one of its actors is; the others are then to be stopped. Raises as `loop_end`.
+        """
+        self.loops.remove(loop)
+        end = loop_end(loop)
+        return end if end is LoopEnd.DEAD or not self.loops else None
 
     def stop(self) -> None:
         """End all actors, whatever they do, and give their place back."""
@@ -54,16 +65,16 @@ class Unit:
         remove_placement_group(self._placement)
 
 
-def start_worker(plan: TrainingPlan, unit_id: str) -> Unit:
-    """A unit of one worker."""
-    placement = placement_group([{"CPU": float(plan.threads_per_worker)}], strategy="STRICT_PACK")
+def start_unit(plan: TrainingPlan) -> Unit:
+    """A unit of one worker, as soon as there is room for it."""
+    placement = placement_group(bundles(plan), strategy="STRICT_PACK")
     place = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=0)
     worker = ray.remote(Worker).options(num_cpus=plan.threads_per_worker, scheduling_strategy=place).remote()
 
-    def loop(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
+    def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
         return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker)]
 
-    return Unit(unit_id, placement, [cast(ActorHandle, worker)], loop)
+    return Unit(placement, [cast(ActorHandle, worker)], run)
 
 
 def loop_end(loop: ray.ObjectRef) -> LoopEnd:

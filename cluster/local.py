@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cluster.checkpoint import Checkpoint, save
+from cluster.local_group import LocalGroup
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.server_state import ServerState
 from cluster.threads import threads
@@ -19,7 +20,7 @@ def train_locally(
     `should_stop` is asked after every meta-step. Raises `RefusedSteps`, and whatever the shard computation raises.
     """
     state = ServerState(plan.server, start)
-    compute = plan.build_gradient()
+    compute = plan.build_gradient() if plan.group is None else LocalGroup(plan.group, plan.threads_per_worker)
     saved = start.version
     with threads(plan.threads_per_worker):
         while not state.is_done:

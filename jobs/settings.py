@@ -197,10 +197,19 @@ class Optimizer(Section):
 
 
 class Cluster(Section):
-    """The machines; no field changes the result."""
+    """The machines; of all fields only threads and ranks per worker change the result, in its last bits."""
 
     num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
-    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
+    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker, of each of its ranks")] = 1
+    gpus_per_worker: Annotated[
+        float, Field(ge=0, le=1, description="of a GPU, for a worker or each of its ranks: 0, a fraction, or 1")
+    ] = 0.0
+    ranks_per_worker: Annotated[
+        int, count(1, 1024, "processes that share a worker's shards: particles, or modes; part of the last bits")
+    ] = 1
+    rank_timeout_s: Annotated[
+        float, positive(1e6, "seconds that a rank waits for another before both are replaced")
+    ] = 300.0
 
 
 class Evaluation(Section):

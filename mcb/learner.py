@@ -21,7 +21,7 @@ from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nl
 from mcb.predictive import GaussianMixture
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
-from mcb.split import Sharing, Split, share_out
+from mcb.sharing import SharedAxes, Sharing, share_out
 from mcb.types import Support, Task
 
 
@@ -74,18 +74,18 @@ class ModeConditionalBayesianMAML(nn.Module):
         self.modes: ModeDefinition = Embedding() if modes is None else modes
         self.inference: Inference = GradientDescent(num_particles=5) if inference is None else inference
         self.likelihood = Gaussian() if likelihood is None else likelihood
-        self._sharing = Sharing()
+        self._shared = SharedAxes()
         self.inference.check(self.model, self.likelihood)
         if self.modes.needs_embedding and task_encoder is None:
             raise ValueError(f"modes={type(self.modes).__name__} reads an embedding: give a task_encoder")
 
-    def share_out(self, split: Split) -> None:
+    def share_out(self, sharing: Sharing) -> None:
         """From here on compute this rank's particles, or its modes where the particles are fewer than the ranks.
 
         All ranks of a group must then call `losses` alike, which gives all of them the same; for the meta-gradient see
-        `mcb.split`. Raises ValueError for more ranks than particles and than modes.
+        `mcb.sharing`. Raises ValueError for more ranks than particles and than modes.
         """
-        self._sharing = share_out(split, self.inference.num_particles, self.modes.num_modes)
+        self._shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
 
     def noise(self, key: int, indices: Int[Tensor, "T"]) -> Float[Tensor, "T P D"] | None:
         """The standard normal draws that the inference of tasks `indices` needs, a function of `key` and each index."""
@@ -124,7 +124,7 @@ class ModeConditionalBayesianMAML(nn.Module):
             )
         posterior = self._map(self._adapt_one, generated, None, support, noise)
         log_evidence = posterior.log_evidence if self.modes.has_shared_codes else posterior.log_evidence.mT
-        log_evidence = self._sharing.modes.gather(log_evidence, self.modes.num_modes).mT
+        log_evidence = self._shared.modes.gather(log_evidence, self.modes.num_modes).mT
         log_joint = log_gate + log_evidence
         return AdaptedTasks(generated, posterior, log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
 
@@ -134,7 +134,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         leaves = [*components, adapted.generated.likelihood]
         if not self.modes.has_shared_codes:
             leaves = [leaf.transpose(0, 1) for leaf in leaves]
-        prediction, variance, offset = (self._sharing.modes.gather(leaf, self.modes.num_modes) for leaf in leaves)
+        prediction, variance, offset = (self._shared.modes.gather(leaf, self.modes.num_modes) for leaf in leaves)
         if self.modes.has_shared_codes:
             offset = offset[:, None].expand(-1, x.shape[0], -1)
         prediction, variance, offset = (leaf.transpose(0, 1) for leaf in (prediction, variance, offset))
@@ -242,7 +242,7 @@ class ModeConditionalBayesianMAML(nn.Module):
 
     def _codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "share code"]:
         """The codes of this rank's modes."""
-        return self._sharing.modes.share(self.modes.codes(embedding))
+        return self._shared.modes.share(self.modes.codes(embedding))
 
     def _embed(self, support: Support) -> Float[Tensor, "T E"] | None:
         if not self.modes.needs_embedding or self.task_encoder is None:
@@ -265,7 +265,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         return vmap(inner, in_dims=(0, _axis(posterior), *tasks))(generated, posterior, *per_task)
 
     def _problem(self, generated: GeneratedPrior) -> Problem:
-        return Problem(self.model, self.likelihood, generated, self._sharing.particles)
+        return Problem(self.model, self.likelihood, generated, self._shared.particles)
 
     def _adapt_one(self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None) -> Any:
         return self.inference.adapt(self._problem(generated), support, noise)

@@ -50,7 +50,7 @@ class GradientDescent:
         """The adapted particles."""
         prior = problem.generated.adapted
         at_mean = prior.mean.new_zeros(self.num_particles, prior.mean.numel())
-        z = problem.split.share(at_mean if noise is None or not self.prior_noise else noise)
+        z = problem.sharing.share(at_mean if noise is None or not self.prior_noise else noise)
         start = vmap(prior.unwhiten)(z)
         evidence = prior_evidence(problem, support, start, self.num_particles)
         if self.coordinates == "raw":

@@ -30,7 +30,7 @@ def prior_evidence(
 
     The mean inside the logarithm is unbiased for the evidence; with few particles its variance is large.
     """
-    log_likelihoods = problem.split.gather(vmap(partial(problem.log_likelihood, support))(particles), num_particles)
+    log_likelihoods = problem.sharing.gather(vmap(partial(problem.log_likelihood, support))(particles), num_particles)
     return log_likelihoods.logsumexp(0) - math.log(num_particles)
 
 
@@ -45,5 +45,5 @@ def predict_particles(
 ) -> Components:
     """One component for each particle of all ranks."""
     share = vmap(lambda particle: problem.predict(particle, x))(posterior.particles)
-    prediction = problem.split.gather(share, num_particles)
+    prediction = problem.sharing.gather(share, num_particles)
     return Components(prediction, torch.zeros_like(prediction))

@@ -9,20 +9,20 @@ from torch import Tensor
 from mcb.likelihoods import Likelihood
 from mcb.networks.functional import BaseNetwork
 from mcb.priors import GeneratedPrior
-from mcb.split import WHOLE, Split
+from mcb.sharing import UNSHARED, Sharing
 from mcb.types import Support
 
 
 class Problem(NamedTuple):
     """One task under one mode before its support set is seen: a prior, and how parameters predict.
 
-    `split` says which of the particles this process computes.
+    `sharing` says which of the particles this process computes.
     """
 
     network: BaseNetwork
     likelihood: Likelihood
     generated: GeneratedPrior
-    split: Split = WHOLE
+    sharing: Sharing = UNSHARED
 
     def predict(self, adapted: Float[Tensor, "D"], x: Float[Tensor, "N *x"]) -> Float[Tensor, "N O"]:
         """The base network's predictions under the adapted parameters."""

@@ -1,40 +1,25 @@
-"""Ranks of a group as threads of one process, which exchange rows through shared memory."""
+"""A function on all ranks of a group at once, each a thread of this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import TypeVar
 
-import torch
-from torch import Tensor
+from cluster.local_group import Exchange
+from mcb.sharing import SharedByRanks
 
-from mcb.split import Ranks
-
-_TIMEOUT_S = 60.0
 Result = TypeVar("Result")
 
 
-class Exchange:
-    """An all-to-all between `size` threads."""
-
-    def __init__(self, size: int) -> None:
-        self._barrier = Barrier(size, timeout=_TIMEOUT_S)
-        self._sent: list[tuple[Tensor, ...]] = [()] * size
-
-    def rank(self, rank: int) -> Ranks:
-        def all_to_all(rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
-            self._sent[rank] = rows.split(list(sent))
-            self._barrier.wait()
-            pieces = [others[rank] for others in self._sent]
-            assert [len(piece) for piece in pieces] == list(received)
-            self._barrier.wait()
-            return torch.cat(pieces)
-
-        return Ranks(rank, len(self._sent), all_to_all)
-
-
-def on_ranks(size: int, function: Callable[[Ranks], Result]) -> list[Result]:
-    """`function` on every rank at once."""
+def on_ranks(size: int, function: Callable[[SharedByRanks], Result]) -> list[Result]:
+    """What each rank gives; raises what a rank raises."""
     exchange = Exchange(size)
+
+    def on_rank(rank: int) -> Result:
+        try:
+            return function(exchange.rank(rank))
+        except Exception:
+            exchange.abort()
+            raise
+
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda rank: function(exchange.rank(rank)), range(size)))
+        return list(pool.map(on_rank, range(size)))

@@ -4,8 +4,8 @@ Every rank runs the same program on the same tasks and computes its share of the
 network's passes); `gather` then gives every rank all rows, and the rest is computed by each of them alike.
 
 The adjoint of a gather is a sum over ranks, so reverse mode on all ranks together differentiates the *sum* of what they
-each seed. `R` ranks that each seed `1/R` of their common loss therefore get gradients that add up to the gradient of
-that loss, whatever was shared out and whatever was computed alike: nothing is counted twice.
+each seed. Where all `R` of them seed their common loss, their gradients therefore add up to `R` times the gradient of
+that loss, whatever was shared out and whatever was computed alike: the meta-gradient is the mean of the ranks'.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ back are `received[0]` rows from rank 0, then `received[1]` from rank 1. All ran
 
 
 @runtime_checkable
-class Split(Protocol):
+class Sharing(Protocol):
     """How the rows of a tensor are shared out; the same on all ranks of a group but for `rank`."""
 
     @property
@@ -45,7 +45,7 @@ class Split(Protocol):
         ...
 
 
-class Whole:
+class Unshared:
     """One rank that has every row."""
 
     rank = 0
@@ -60,30 +60,30 @@ class Whole:
         return share
 
 
-WHOLE = Whole()
+UNSHARED = Unshared()
 
 
-class Sharing(NamedTuple):
+class SharedAxes(NamedTuple):
     """What a group shares out: the particles of every mode, or the modes."""
 
-    particles: Split = WHOLE
-    modes: Split = WHOLE
+    particles: Sharing = UNSHARED
+    modes: Sharing = UNSHARED
 
 
-def share_out(split: Split, num_particles: int, num_modes: int) -> Sharing:
+def share_out(sharing: Sharing, num_particles: int, num_modes: int) -> SharedAxes:
     """The particles if there is one for every rank, else the modes; raises `ValueError` if neither are enough."""
-    if split.size <= num_particles:
-        return Sharing(particles=split)
-    if split.size <= num_modes:
-        return Sharing(modes=split)
+    if sharing.size <= num_particles:
+        return SharedAxes(particles=sharing)
+    if sharing.size <= num_modes:
+        return SharedAxes(modes=sharing)
     raise ValueError(
-        f"{split.size} ranks are more than the {num_particles} particles and than the {num_modes} modes: "
+        f"{sharing.size} ranks are more than the {num_particles} particles and than the {num_modes} modes: "
         f"share them out over at most {max(num_particles, num_modes)}"
     )
 
 
 @dataclass(frozen=True)
-class Ranks:
+class SharedByRanks:
     """One of `size` ranks that exchange rows by `all_to_all`; shares differ by one row at most."""
 
     rank: int
@@ -110,23 +110,25 @@ def shares(num_rows: int, size: int) -> list[int]:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(share: Tensor, num_rows: int, ranks: Ranks) -> Tensor:
+    def forward(share: Tensor, num_rows: int, ranks: SharedByRanks) -> Tensor:
         copies = share.repeat(ranks.size, *(1 for _ in share.shape[1:]))
         return ranks.all_to_all(copies, [share.shape[0]] * ranks.size, shares(num_rows, ranks.size))
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, int, Ranks], output: Tensor) -> None:
+    def setup_context(ctx, inputs: tuple[Tensor, int, SharedByRanks], output: Tensor) -> None:
         ctx.ranks = inputs[2]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        ranks: Ranks = ctx.ranks
+        ranks: SharedByRanks = ctx.ranks
         sent = shares(grad.shape[0], ranks.size)
         own = sent[ranks.rank]
         pieces = ranks.all_to_all(grad.contiguous(), sent, [own] * ranks.size)
         return pieces.unflatten(0, (ranks.size, own)).sum(0), None, None
 
     @staticmethod
-    def vmap(info, in_dims: tuple[int, None, None], share: Tensor, num_rows: int, ranks: Ranks) -> tuple[Tensor, int]:
+    def vmap(
+        info, in_dims: tuple[int, None, None], share: Tensor, num_rows: int, ranks: SharedByRanks
+    ) -> tuple[Tensor, int]:
         return cast(Tensor, _Gather.apply(share.movedim(in_dims[0], 1), num_rows, ranks)), 1

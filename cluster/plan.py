@@ -11,6 +11,7 @@ import numpy as np
 from cluster.errors import UserError
 from cluster.group_plan import GroupPlan
 from cluster.shards import ComputesMetaGradient
+from cluster.storage import absolute
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ServerPlan:
     num_workers: int
     optimizer: OptimizerPlan
     parameter_shapes: Mapping[str, tuple[int, ...]]
-    checkpoint_dir: Path
+    checkpoint_dir: str
     checkpoint_every: int
     checkpoint_keep: int
     settings_yaml: str
@@ -85,7 +86,8 @@ class TrainingPlan:
     has for each of its processes `threads_per_worker` torch threads and `gpus_per_worker` of a GPU. The run begins once
     `min_workers` (None: all) have a place, for which it waits `start_timeout_s`, and goes on with what is left when
     nodes leave; it ends, saved, when fewer than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint
-    is written every `checkpoint_every` meta-steps and at the end, the newest `checkpoint_keep` are kept.
+    is written every `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the
+    newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -93,7 +95,7 @@ class TrainingPlan:
     parameter_shapes: Mapping[str, tuple[int, ...]]
     num_steps: int
     meta_batch: int
-    checkpoint_dir: Path
+    checkpoint_dir: str | Path
     num_shards: int = 2
     num_workers: int = 0
     threads_per_worker: int = 1
@@ -154,7 +156,7 @@ class TrainingPlan:
             num_workers=self.num_workers,
             optimizer=self.optimizer,
             parameter_shapes=self.parameter_shapes,
-            checkpoint_dir=Path(self.checkpoint_dir).absolute(),
+            checkpoint_dir=absolute(self.checkpoint_dir),
             checkpoint_every=self.checkpoint_every,
             checkpoint_keep=self.checkpoint_keep,
             settings_yaml=self.settings_yaml,
@@ -190,8 +192,8 @@ class StepRecord(NamedTuple):
 class TrainingResult(NamedTuple):
     """Where a run stands when it ends or is interrupted; counts include the steps before a resume.
 
-    `params_sha256` is of the little-endian float32 bytes of `parameters`. `train_seconds` is the time spent in
-    meta-steps: start-up and evaluation are not in it.
+    `params_sha256` is of the little-endian float32 bytes of `parameters`; `checkpoint` is a path or URL.
+    `train_seconds` is the time spent in meta-steps: start-up and evaluation are not in it.
     """
 
     parameters: np.ndarray
@@ -200,7 +202,7 @@ class TrainingResult(NamedTuple):
     num_tasks: int
     train_seconds: float
     num_refused: int
-    checkpoint: Path
+    checkpoint: str
     interrupted: bool
 
 

@@ -3,6 +3,7 @@
 from ray.actor import ActorHandle
 from torch._C._distributed_c10d import TCPStore
 
+from cluster.code_version import require_code
 from cluster.group import LeadsGroup, connect, follow, leading, listen, process_group
 from cluster.group_plan import GroupPlan
 from cluster.threads import threads
@@ -15,6 +16,10 @@ class Rank:
     def __init__(self, plan: GroupPlan, num_threads: int, nccl: bool) -> None:
         self._plan, self._num_threads, self._nccl = plan, num_threads, nccl
         self._store: TCPStore | None = None
+
+    def require_code(self, version: str) -> None:
+        """Raise `ClusterError` unless this rank runs the code of that `cluster.code_version`."""
+        require_code(version)
 
     def listen(self) -> int:
         """As rank 0, the port at which the others are to meet it."""

@@ -10,6 +10,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.code_version import code_version
 from cluster.errors import ClusterError, GroupBroken
 from cluster.placement import bundles
 from cluster.plan import TrainingPlan
@@ -33,26 +34,27 @@ class Unit:
 
     `actors` live in `placement`, whose resources Ray reserves all at once or, until there is room, not at all:
     `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
-    for each; `loops` are those that have not ended.
+    for each; `loops` are those that have not ended, and first the `checks` of each actor's code.
     """
 
     def __init__(
         self,
         placement: PlacementGroup,
         actors: Sequence[ActorHandle],
+        checks: Sequence[ray.ObjectRef],
         run: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
     ) -> None:
         self.actors = tuple(actors)
         self.placed: ray.ObjectRef = placement.ready()
         self.name, self._cut_off = "", False
-        self.loops: list[ray.ObjectRef] = []
+        self.loops = list(checks)
         self._placement, self._run = placement, run
 
     def follow(self, name: str, server: ActorHandle) -> None:
         """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
         self.name = name
         self._cut_off = False
-        self.loops = list(self._run(name, server))
+        self.loops += self._run(name, server)
 
     def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
         """Take note that a loop ended: how the unit did, or None while that waits for other loops to end.
@@ -93,7 +95,7 @@ def start_unit(plan: TrainingPlan) -> Unit:
         def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
             return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker)]
 
-        return Unit(placement, [worker], run)
+        return Unit(placement, [worker], [worker.require_code.remote(code_version())], run)
     has_own_gpus = plan.gpus_per_worker == 1
     arguments = (group, plan.threads_per_worker, has_own_gpus)
     ranks = [_start(plan, placement, index, Rank, *arguments) for index in range(group.num_ranks)]
@@ -105,7 +107,7 @@ def start_unit(plan: TrainingPlan) -> Unit:
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 
-    return Unit(placement, ranks, run_group)
+    return Unit(placement, ranks, [rank.require_code.remote(code_version()) for rank in ranks], run_group)
 
 
 def _start(plan: TrainingPlan, placement: PlacementGroup, index: int, actor: type, *arguments: object) -> ActorHandle:

@@ -7,6 +7,7 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
+from cluster.code_version import require_code
 from cluster.server import Assignment
 from cluster.shards import ComputesMetaGradient, ShardReport
 from cluster.threads import threads
@@ -14,6 +15,10 @@ from cluster.threads import threads
 
 class Worker:
     """Runs as a Ray actor; holds nothing that another worker could not make again."""
+
+    def require_code(self, version: str) -> None:
+        """Raise `ClusterError` unless this worker runs the code of that `cluster.code_version`."""
+        require_code(version)
 
     def run(
         self,

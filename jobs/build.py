@@ -105,7 +105,7 @@ def _device(cluster: s.Cluster) -> torch.device:
     return torch.device("cuda")
 
 
-def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, resume: bool) -> TrainingPlan:
+def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: str, resume: bool) -> TrainingPlan:
     """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
     learner = build_learner(settings, build_source(settings))
     train, optimizer, cluster = settings.train, settings.optimizer, settings.cluster
@@ -123,6 +123,9 @@ def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, r
         threads_per_worker=cluster.threads_per_worker,
         gpus_per_worker=cluster.gpus_per_worker,
         group=_group(cluster, learner, build_gradient),
+        min_workers=cluster.min_workers,
+        start_timeout_s=cluster.start_timeout_s,
+        regrow_timeout_s=cluster.regrow_timeout_s,
         optimizer=OptimizerPlan(
             name=optimizer.name,
             learning_rate=optimizer.learning_rate,

@@ -5,9 +5,11 @@ A union is told apart by its field `kind`. `mcb`, the library, never sees this m
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 from tyro.conf import Suppress
+
+from cluster.storage import absolute
 
 HowToChoose = "; what else it needs then starts at its own defaults"
 TasksKind = Field(description=f"regression or curves{HowToChoose}")
@@ -181,6 +183,14 @@ class Train(Section):
     ] = 0.0
     checkpoint_every: Annotated[int, count(1, 10**9, "meta-steps between checkpoints")] = 200
     checkpoint_keep: Annotated[int, count(1, 10**6, "newest checkpoints kept")] = 3
+    checkpoint_dir: Annotated[
+        str | None, Field(description="folder or URL (s3://...) of the checkpoints; None: in the run's folder")
+    ] = None
+
+    @field_validator("checkpoint_dir")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else absolute(value)
 
 
 class Optimizer(Section):
@@ -210,6 +220,13 @@ class Cluster(Section):
     rank_timeout_s: Annotated[
         float, positive(1e6, "seconds that a rank waits for another before both are replaced")
     ] = 300.0
+    min_workers: Annotated[
+        int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
+    ] = None
+    start_timeout_s: Annotated[float, positive(86_400, "seconds to find a place for the workers at the start")] = 8.0
+    regrow_timeout_s: Annotated[
+        float, positive(86_400, "seconds that a begun run with too few workers waits before it saves and ends")
+    ] = 600.0
 
 
 class Evaluation(Section):

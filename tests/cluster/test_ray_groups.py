@@ -1,5 +1,9 @@
 """Workers of several ranks over Ray: the bits of the run in this process, whichever rank dies."""
 
+import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -67,3 +71,17 @@ def test_groups_that_the_cluster_cannot_hold_are_refused_saying_so(ray_cluster: 
         ClusterError, match=r"1 workers of 5 ranks, each worker on one node, .* ask for 5 CPUs, .* has 4 CPUs"
     ):
         run_meta_training(plan, ignore, never)
+
+
+@pytest.mark.slow
+def test_a_group_stays_on_one_node_and_groups_spread_over_nodes(tmp_path: Path, expected: str):
+    script = Path(__file__).with_name("groups_on_nodes.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(script.parents[2]), str(script.parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], env=environment, capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [len(ranks) for ranks in told["nodes"]] == [2, 2, 2]
+    assert all(first == second for first, second in told["nodes"])
+    assert len({ranks[0] for ranks in told["nodes"]}) == 3
+    assert told["params_sha256"] == expected

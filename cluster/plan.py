@@ -11,6 +11,7 @@ import numpy as np
 from cluster.aggregation import AggregationPlan
 from cluster.blocks import slice_bounds
 from cluster.errors import UserError
+from cluster.group_plan import GroupPlan
 from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
 from cluster.storage import absolute
@@ -113,11 +114,13 @@ class TrainingPlan:
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
-    more workers than can have a shard at once are not started. The run begins once `min_workers` (None: all) have a
-    place, for which it waits `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when
-    fewer than `min_workers` (None: one) are left for `regrow_timeout_s`. `aggregation` says how the server makes
-    meta-steps of gradients. A checkpoint is written every `checkpoint_every` meta-steps and at the end into
-    `checkpoint_dir`, a folder or fsspec URL; the newest `checkpoint_keep` are kept.
+    more workers than can have a shard at once are not started. Each is one process, or a `group` of ranks that share
+    its shards out, and has for each of its processes `threads_per_worker` torch threads and `gpus_per_worker` of a GPU.
+    The run begins once `min_workers` (None: all) have a place, for which it waits `start_timeout_s`, and goes on with
+    what is left when nodes leave; it ends, saved, when fewer than `min_workers` (None: one) are left for
+    `regrow_timeout_s`. `aggregation` says how the server makes meta-steps of gradients. A checkpoint is written every
+    `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the newest
+    `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -129,6 +132,8 @@ class TrainingPlan:
     num_shards: int = 2
     num_workers: int = 0
     threads_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+    group: GroupPlan | None = None
     min_workers: int | None = None
     start_timeout_s: float = 8.0
     regrow_timeout_s: float = 600.0
@@ -144,6 +149,10 @@ class TrainingPlan:
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
         _at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
         _at_least(0, num_workers=self.num_workers)
+        if not 0 <= self.gpus_per_worker <= 1:
+            raise UserError(f"gpus_per_worker={self.gpus_per_worker} must lie in 0..1: a process computes on one GPU")
+        if self.gpus_per_worker and self.group is not None and self.num_workers == 0:
+            raise UserError("ranks_per_worker of 2 or more on a GPU need processes of their own: give num_workers >= 1")
         if self.min_workers is not None and not 1 <= self.min_workers <= max(1, self.num_workers):
             raise UserError(f"min_workers={self.min_workers} must lie in 1..num_workers={self.num_workers}")
         if not 1 <= self.num_shards <= self.meta_batch:
@@ -161,6 +170,11 @@ class TrainingPlan:
     def max_workers(self) -> int:
         """Workers at the most: more than can have a shard at once would do nothing."""
         return min(self.num_workers, num_useful_workers(self.aggregation.policy, self.num_shards, self.num_steps))
+
+    @property
+    def ranks_per_worker(self) -> int:
+        """Processes of each worker."""
+        return 1 if self.group is None else self.group.num_ranks
 
     @property
     def min_to_start(self) -> int:

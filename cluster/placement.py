@@ -8,8 +8,8 @@ Resources = Mapping[str, float]
 
 
 def num_units(plan: TrainingPlan) -> int:
-    """Units of a run at their most: more than shards would have nothing to do."""
-    return min(plan.num_workers, plan.num_shards)
+    """Units of a run at their most: more than can have a shard at once would have nothing to do."""
+    return plan.max_workers
 
 
 def bundles(plan: TrainingPlan) -> list[dict[str, float]]:

@@ -8,8 +8,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cluster.aggregation import AggregationPlan
+from cluster.blocks import slice_bounds
 from cluster.errors import UserError
 from cluster.group_plan import GroupPlan
+from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
 from cluster.storage import absolute
 
@@ -18,9 +21,11 @@ from cluster.storage import absolute
 class OptimizerPlan:
     """The meta-update: a torch optimiser by name, its learning rate over the run, clipping and refusal.
 
-    `name` is a class of `torch.optim` in any case. The learning rate rises linearly over the first `warmup`
-    meta-steps and then is constant or falls by a half cosine to 0 at `num_steps`. `clip_norm` bounds the global norm
-    of the meta-gradient. `max_refused_steps` non-finite meta-gradients are tolerated in a run.
+    `name` is a class of `torch.optim` in any case, or `soap`, which needs the `shapes` of the parameters in the vector.
+    The learning rate rises linearly over the first `warmup` meta-steps and then is constant or falls by a half cosine
+    to 0 at `num_steps`. `clip_norm` bounds the global norm of the meta-gradient. `max_refused_steps` non-finite
+    meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default.
+    `average_decay` asks for an exponential average of the parameters, which evaluation uses.
     """
 
     name: str = "adam"
@@ -29,6 +34,12 @@ class OptimizerPlan:
     warmup: int = 0
     clip_norm: float | None = None
     max_refused_steps: int = 10
+    weight_decay: float | None = None
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    epsilon: float | None = None
+    average_decay: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range."""
@@ -38,7 +49,20 @@ class OptimizerPlan:
             raise UserError(f"schedule={self.schedule!r} must be 'cosine' or 'constant'")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"clip_norm={self.clip_norm} must be positive, or None for no clipping")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise UserError(f"average_decay={self.average_decay} must lie between 0 and 1, or be None for no average")
         _at_least(0, warmup=self.warmup, max_refused_steps=self.max_refused_steps)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What was chosen of the optimiser's own options, by torch's names."""
+        chosen = {
+            "weight_decay": self.weight_decay,
+            "momentum": self.momentum,
+            "betas": self.betas,
+            "eps": self.epsilon,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def learning_rate_at(self, version: int, num_steps: int) -> float:
         r"""Learning rate of the step that ends `version`, a pure function, so that a resumed run needs no history.
@@ -53,6 +77,13 @@ class OptimizerPlan:
         progress = (version - self.warmup) / max(1, num_steps - self.warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
+    def average_decay_at(self, number: int) -> float:
+        r"""Weight of the past in the average after update `number` (0 is the first): $\min(d, \frac{1 + n}{10 + n})$.
+
+        The initial parameters are forgotten soon, however slow the average is later.
+        """
+        return min(self.average_decay or 0.0, (1 + number) / (10 + number))
+
 
 @dataclass(frozen=True)
 class ServerPlan:
@@ -63,6 +94,7 @@ class ServerPlan:
     num_shards: int
     num_workers: int
     optimizer: OptimizerPlan
+    aggregation: AggregationPlan
     parameter_shapes: Mapping[str, tuple[int, ...]]
     checkpoint_dir: str
     checkpoint_every: int
@@ -82,12 +114,13 @@ class TrainingPlan:
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
-    more workers than shards are not started. Each is one process, or a `group` of ranks that share its shards out, and
-    has for each of its processes `threads_per_worker` torch threads and `gpus_per_worker` of a GPU. The run begins once
-    `min_workers` (None: all) have a place, for which it waits `start_timeout_s`, and goes on with what is left when
-    nodes leave; it ends, saved, when fewer than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint
-    is written every `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the
-    newest `checkpoint_keep` are kept.
+    more workers than can have a shard at once are not started. Each is one process, or a `group` of ranks that share
+    its shards out, and has for each of its processes `threads_per_worker` torch threads and `gpus_per_worker` of a GPU.
+    The run begins once `min_workers` (None: all) have a place, for which it waits `start_timeout_s`, and goes on with
+    what is left when nodes leave; it ends, saved, when fewer than `min_workers` (None: one) are left for
+    `regrow_timeout_s`. `aggregation` says how the server makes meta-steps of gradients. A checkpoint is written every
+    `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the newest
+    `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -105,6 +138,7 @@ class TrainingPlan:
     start_timeout_s: float = 8.0
     regrow_timeout_s: float = 600.0
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
+    aggregation: AggregationPlan = field(default_factory=AggregationPlan)
     checkpoint_every: int = 200
     checkpoint_keep: int = 3
     settings_yaml: str = ""
@@ -130,6 +164,12 @@ class TrainingPlan:
             )
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
+        slice_bounds(len(self.parameters), self.aggregation.num_slices)
+
+    @property
+    def max_workers(self) -> int:
+        """Workers at the most: more than can have a shard at once would do nothing."""
+        return min(self.num_workers, num_useful_workers(self.aggregation.policy, self.num_shards, self.num_steps))
 
     @property
     def ranks_per_worker(self) -> int:
@@ -139,12 +179,12 @@ class TrainingPlan:
     @property
     def min_to_start(self) -> int:
         """Workers that the run begins with at the least."""
-        return min(self.num_shards, self.num_workers if self.min_workers is None else self.min_workers)
+        return min(self.max_workers, self.num_workers if self.min_workers is None else self.min_workers)
 
     @property
     def min_to_go_on(self) -> int:
         """Workers that a run goes on with at the least."""
-        return min(self.num_shards, 1 if self.min_workers is None else self.min_workers)
+        return min(self.max_workers, 1 if self.min_workers is None else self.min_workers)
 
     @property
     def server(self) -> ServerPlan:
@@ -155,6 +195,7 @@ class TrainingPlan:
             num_shards=self.num_shards,
             num_workers=self.num_workers,
             optimizer=self.optimizer,
+            aggregation=self.aggregation,
             parameter_shapes=self.parameter_shapes,
             checkpoint_dir=absolute(self.checkpoint_dir),
             checkpoint_every=self.checkpoint_every,
@@ -167,9 +208,13 @@ class StepRecord(NamedTuple):
     """One meta-step as it is logged. Losses are means over tasks; a refused step's may be NaN.
 
     `version` counts the meta-steps done, this one included. `per_mode` holds, for each true mode with tasks in the
-    meta-batch, `nll`, `squared_error` and `count`. `gradient_norm` is taken before clipping. `compute_s` is the
-    longest that any worker computed, `communication_s` the rest of `step_s`. Staleness is in meta-steps.
-    `refused` counts the refused steps of the run so far, this one included.
+    meta-batch, `nll`, `squared_error` and `count`. `gradient_norm` is taken before clipping, a mean over the updates
+    of an asynchronous meta-step. `compute_s` is the longest that any worker computed, `communication_s` the rest of
+    `step_s`. Staleness is in updates of the parameters. `refused` counts the refused steps of the run so far, this
+    one included. `queue_length` is the largest number of gradients that waited at the server, for a shard before
+    theirs or for the update under way; `refused_pushes` those too stale to count and `repeats` those of a shard that
+    was already there; `num_bytes` what gradients and parameters took on the wire; `waiting_s` what workers, all
+    together, waited for a shard.
     """
 
     version: int
@@ -187,6 +232,11 @@ class StepRecord(NamedTuple):
     staleness_mean: float
     staleness_max: int
     refused: int
+    queue_length: int = 0
+    refused_pushes: int = 0
+    repeats: int = 0
+    num_bytes: int = 0
+    waiting_s: float = 0.0
 
 
 class TrainingResult(NamedTuple):

@@ -3,6 +3,7 @@
 from ray.actor import ActorHandle
 from torch._C._distributed_c10d import TCPStore
 
+from cluster.aggregation import WireType
 from cluster.code_version import require_code
 from cluster.group import LeadsGroup, connect, follow, leading, listen, process_group
 from cluster.group_plan import GroupPlan
@@ -26,7 +27,7 @@ class Rank:
         self._store = listen(self._plan.timeout_s)
         return self._store.port
 
-    def lead(self, name: str, server: ActorHandle) -> None:
+    def lead(self, name: str, server: ActorHandle, gradient_wire: WireType) -> None:
         """As rank 0, compute shards for `server` with the others' help until the run is over.
 
         Raises `GroupBroken` when a rank is lost, and what the computation raises.
@@ -37,7 +38,11 @@ class Rank:
             process_group(0, plan.num_ranks, self._store, plan.timeout_s, self._nccl) as group,
             leading(group),
         ):
-            Worker().run(name, server, lambda: LeadsGroup(group, plan.build_share(group.sharing)), self._num_threads)
+
+            def build() -> LeadsGroup:
+                return LeadsGroup(group, plan.build_share(group.sharing))
+
+            Worker().run(name, server, build, self._num_threads, gradient_wire)
 
     def follow(self, rank: int, port: int) -> None:
         """As another rank, compute shares of the leader's shards until it dismisses the group; raises as `lead`."""

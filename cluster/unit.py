@@ -93,7 +93,8 @@ def start_unit(plan: TrainingPlan) -> Unit:
         worker = _start(plan, placement, 0, Worker)
 
         def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
-            return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker)]
+            wire = plan.aggregation.gradient_wire
+            return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
 
         return Unit(placement, [worker], [worker.require_code.remote(code_version())], run)
     has_own_gpus = plan.gpus_per_worker == 1
@@ -103,7 +104,7 @@ def start_unit(plan: TrainingPlan) -> Unit:
     def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
         port = ranks[0].listen.remote()
         return [
-            ranks[0].lead.remote(name, server),
+            ranks[0].lead.remote(name, server, plan.aggregation.gradient_wire),
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 

@@ -5,10 +5,13 @@ from platform import node
 
 import torch
 
+from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
 from cluster.group_plan import GroupPlan
-from cluster.optimizer import optimizer_class
+from cluster.optimizer import require_optimizer
 from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
+from jobs import runtime_settings as r
 from jobs import settings as s
 from jobs.errors import UsageError
 from mcb.encoders.deep_set import DeepSet
@@ -93,7 +96,7 @@ class GradientBuilder:
         return MetaGradient(learner, source, self.settings.seed, objective)
 
 
-def _device(cluster: s.Cluster) -> torch.device:
+def _device(cluster: r.Cluster) -> torch.device:
     """What a worker computes on; raises `UsageError` where it was to have a GPU and has none."""
     if not cluster.gpus_per_worker:
         return torch.device("cpu")
@@ -110,7 +113,21 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
     learner = build_learner(settings, build_source(settings))
     train, optimizer, cluster = settings.train, settings.optimizer, settings.cluster
     build_gradient = GradientBuilder(settings)
-    optimizer_class(optimizer.name)
+    plan = OptimizerPlan(
+        name=optimizer.name,
+        learning_rate=optimizer.learning_rate,
+        schedule=optimizer.schedule,
+        warmup=optimizer.warmup,
+        clip_norm=optimizer.clip_norm,
+        max_refused_steps=optimizer.max_refused_steps,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        betas=_betas(optimizer.betas),
+        epsilon=optimizer.epsilon,
+        average_decay=optimizer.average_decay,
+        shapes=tuple(parameter_shapes(learner).values()),
+    )
+    require_optimizer(plan, cluster.num_slices)
     return TrainingPlan(
         build_gradient=build_gradient,
         parameters=initial_parameters(learner),
@@ -126,14 +143,8 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         min_workers=cluster.min_workers,
         start_timeout_s=cluster.start_timeout_s,
         regrow_timeout_s=cluster.regrow_timeout_s,
-        optimizer=OptimizerPlan(
-            name=optimizer.name,
-            learning_rate=optimizer.learning_rate,
-            schedule=optimizer.schedule,
-            warmup=optimizer.warmup,
-            clip_norm=optimizer.clip_norm,
-            max_refused_steps=optimizer.max_refused_steps,
-        ),
+        optimizer=plan,
+        aggregation=_aggregation(cluster),
         checkpoint_every=train.checkpoint_every,
         checkpoint_keep=train.checkpoint_keep,
         settings_yaml=settings_yaml,
@@ -141,7 +152,30 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
     )
 
 
-def _group(cluster: s.Cluster, learner: ModeConditionalBayesianMAML, build_share: GradientBuilder) -> GroupPlan | None:
+def _betas(betas: tuple[float, ...]) -> tuple[float, float] | None:
+    match betas:
+        case ():
+            return None
+        case (first, second):
+            return first, second
+    raise UsageError(f"optimizer.betas={betas} must be two numbers, or none for torch's own")
+
+
+def _aggregation(cluster: r.Cluster) -> AggregationPlan:
+    """The server's policy and what it travels by."""
+    match cluster.policy:
+        case r.SyncPolicy():
+            policy = SYNCHRONOUS
+        case r.StalePolicy(bound=bound):
+            policy = Stale(bound)
+        case r.AsyncPolicy():
+            policy = Asynchronous()
+    return AggregationPlan(
+        policy, cluster.num_slices, cluster.gradient_wire, cluster.parameter_wire, cluster.straggler_factor
+    )
+
+
+def _group(cluster: r.Cluster, learner: ModeConditionalBayesianMAML, build_share: GradientBuilder) -> GroupPlan | None:
     """The ranks of each worker; raises `UsageError` for more than there are particles and modes."""
     if cluster.ranks_per_worker == 1:
         return None

@@ -5,33 +5,17 @@ A union is told apart by its field `kind`. `mcb`, the library, never sees this m
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, field_validator
 from tyro.conf import Suppress
 
 from cluster.storage import absolute
+from jobs.runtime_settings import Cluster, Optimizer
+from jobs.section import HowToChoose, Section, count, positive
 
-HowToChoose = "; what else it needs then starts at its own defaults"
 TasksKind = Field(description=f"regression or curves{HowToChoose}")
 ModesKind = Field(description=f"codebook, embedding, single or oracle{HowToChoose}")
 InferenceKind = Field(description=f"conjugate, gradient or svgd{HowToChoose}")
 EncoderKind = Field(description=f"none or deep-set{HowToChoose}")
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, no unknown fields, no infinities or NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def count(low: int, high: int, text: str) -> FieldInfo:
-    """A whole number in `low..high`."""
-    return Field(ge=low, le=high, description=f"{text}, {low}..{high}")
-
-
-def positive(high: float, text: str) -> FieldInfo:
-    """A number above 0 and at most `high`."""
-    return Field(gt=0, le=high, description=f"{text}, above 0, at most {high:g}")
 
 
 NumPoints = Annotated[int, count(1, 10_000, "points")]
@@ -191,42 +175,6 @@ class Train(Section):
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         return None if value is None else absolute(value)
-
-
-class Optimizer(Section):
-    """The meta-update."""
-
-    name: Annotated[str, Field(description="a class of torch.optim, in any case")] = "adam"
-    learning_rate: Annotated[float, positive(1e3, "peak learning rate")] = 3e-3
-    schedule: Annotated[Literal["cosine", "constant"], Field(description="after the warm-up")] = "cosine"
-    warmup: Annotated[int, count(0, 10**9, "meta-steps of linear warm-up")] = 0
-    clip_norm: Annotated[
-        float | None, Field(gt=0, description="bound of the meta-gradient's norm, above 0, or None")
-    ] = 10.0
-    max_refused_steps: Annotated[int, count(0, 10**9, "non-finite meta-gradients tolerated in a run")] = 10
-
-
-class Cluster(Section):
-    """The machines; of all fields only threads and ranks per worker change the result, in its last bits."""
-
-    num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
-    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker, of each of its ranks")] = 1
-    gpus_per_worker: Annotated[
-        float, Field(ge=0, le=1, description="of a GPU, for a worker or each of its ranks: 0, a fraction, or 1")
-    ] = 0.0
-    ranks_per_worker: Annotated[
-        int, count(1, 1024, "processes that share a worker's shards: particles, or modes; part of the last bits")
-    ] = 1
-    rank_timeout_s: Annotated[
-        float, positive(1e6, "seconds that a rank waits for another before both are replaced")
-    ] = 300.0
-    min_workers: Annotated[
-        int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
-    ] = None
-    start_timeout_s: Annotated[float, positive(86_400, "seconds to find a place for the workers at the start")] = 8.0
-    regrow_timeout_s: Annotated[
-        float, positive(86_400, "seconds that a begun run with too few workers waits before it saves and ends")
-    ] = 600.0
 
 
 class Evaluation(Section):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cluster.checkpoint import Checkpoint, save
+from cluster.local_group import LocalGroup
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.server_state import ServerState
@@ -28,7 +29,7 @@ def train_locally(
     state, aggregation = ServerState(plan.server, start), plan.aggregation
     vectors = SliceState(start.parameters, start.optimizer_state, start.average)
     whole = ParameterSlice(plan.optimizer, plan.num_steps, aggregation.parameter_wire, vectors)
-    compute = plan.build_gradient()
+    compute = plan.build_gradient() if plan.group is None else LocalGroup(plan.group, plan.threads_per_worker)
     saved = start.version
     with threads(plan.threads_per_worker):
         while not state.is_done:

@@ -54,13 +54,22 @@ Policy = Annotated[SyncPolicy | StalePolicy | AsyncPolicy, Field(discriminator="
 
 
 class Cluster(Section):
-    """The machines; of these fields only the policy, the wires and the threads change the result."""
+    """The machines; only the policy and the wires change the result, and in its last bits threads and ranks."""
 
     num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
+    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker, of each of its ranks")] = 1
+    gpus_per_worker: Annotated[
+        float, Field(ge=0, le=1, description="of a GPU, for a worker or each of its ranks: 0, a fraction, or 1")
+    ] = 0.0
+    ranks_per_worker: Annotated[
+        int, count(1, 1024, "processes that share a worker's shards: particles, or modes; part of the last bits")
+    ] = 1
+    rank_timeout_s: Annotated[
+        float, positive(1e6, "seconds that a rank waits for another before both are replaced")
+    ] = 300.0
     min_workers: Annotated[
         int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
     ] = None
-    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
     start_timeout_s: Annotated[float, positive(86_400, "seconds to find a place for the workers at the start")] = 8.0
     regrow_timeout_s: Annotated[
         float, positive(86_400, "seconds that a begun run with too few workers waits before it saves and ends")

@@ -21,6 +21,7 @@ from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nl
 from mcb.predictive import GaussianMixture
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
+from mcb.sharing import SharedAxes, Sharing, share_out
 from mcb.types import Support, Task
 
 
@@ -73,9 +74,18 @@ class ModeConditionalBayesianMAML(nn.Module):
         self.modes: ModeDefinition = Embedding() if modes is None else modes
         self.inference: Inference = GradientDescent(num_particles=5) if inference is None else inference
         self.likelihood = Gaussian() if likelihood is None else likelihood
+        self._shared = SharedAxes()
         self.inference.check(self.model, self.likelihood)
         if self.modes.needs_embedding and task_encoder is None:
             raise ValueError(f"modes={type(self.modes).__name__} reads an embedding: give a task_encoder")
+
+    def share_out(self, sharing: Sharing) -> None:
+        """From here on compute this rank's particles, or its modes where the particles are fewer than the ranks.
+
+        All ranks of a group must then call `losses` alike, which gives all of them the same; for the meta-gradient see
+        `mcb.sharing`. Raises ValueError for more ranks than particles and than modes.
+        """
+        self._shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
 
     def noise(self, key: int, indices: Int[Tensor, "T"]) -> Float[Tensor, "T P D"] | None:
         """The standard normal draws that the inference of tasks `indices` needs, a function of `key` and each index."""
@@ -103,9 +113,9 @@ class ModeConditionalBayesianMAML(nn.Module):
         embedding = self._embed(support)
         log_gate = vmap(self.modes.log_gate, in_dims=(_axis(embedding), 0))(embedding, mode)
         if self.modes.has_shared_codes:
-            generated = vmap(self.prior_hypernetwork)(self.modes.codes(None))
+            generated = vmap(self.prior_hypernetwork)(self._codes(None))
         else:
-            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self.modes.codes)(embedding))
+            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self._codes)(embedding))
         made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
         if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
             raise ValueError(
@@ -113,23 +123,27 @@ class ModeConditionalBayesianMAML(nn.Module):
                 "give both the same BaseNetwork"
             )
         posterior = self._map(self._adapt_one, generated, None, support, noise)
-        log_evidence = posterior.log_evidence.mT if self.modes.has_shared_codes else posterior.log_evidence
+        log_evidence = posterior.log_evidence if self.modes.has_shared_codes else posterior.log_evidence.mT
+        log_evidence = self._shared.modes.gather(log_evidence, self.modes.num_modes).mT
         log_joint = log_gate + log_evidence
         return AdaptedTasks(generated, posterior, log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
 
     def predict_tasks(self, adapted: AdaptedTasks, x: Float[Tensor, "T Q *x"]) -> Predictive:
         """The mixture over modes and particles at each task's query inputs."""
         components = self._map(self._predict_one, adapted.generated, adapted.posterior, x)
-        offset = adapted.generated.likelihood
+        leaves = [*components, adapted.generated.likelihood]
+        if not self.modes.has_shared_codes:
+            leaves = [leaf.transpose(0, 1) for leaf in leaves]
+        prediction, variance, offset = (self._shared.modes.gather(leaf, self.modes.num_modes) for leaf in leaves)
         if self.modes.has_shared_codes:
-            components = Components(*(leaf.transpose(0, 1) for leaf in components))
-            offset = offset.expand(x.shape[0], *offset.shape)
-        num_particles = components.prediction.shape[2]
+            offset = offset[:, None].expand(-1, x.shape[0], -1)
+        prediction, variance, offset = (leaf.transpose(0, 1) for leaf in (prediction, variance, offset))
+        num_particles = prediction.shape[2]
         log_weights = adapted.log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
         return self.likelihood.mixture(
             log_weights.flatten(1, 2),
-            components.prediction.flatten(1, 2),
-            components.variance.flatten(1, 2),
+            prediction.flatten(1, 2),
+            variance.flatten(1, 2),
             offset[:, :, None].expand(-1, -1, num_particles, -1).flatten(1, 2),
         )
 
@@ -226,6 +240,10 @@ class ModeConditionalBayesianMAML(nn.Module):
             history.append(loss.item())
         return history
 
+    def _codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "share code"]:
+        """The codes of this rank's modes."""
+        return self._shared.modes.share(self.modes.codes(embedding))
+
     def _embed(self, support: Support) -> Float[Tensor, "T E"] | None:
         if not self.modes.needs_embedding or self.task_encoder is None:
             return None
@@ -246,11 +264,14 @@ class ModeConditionalBayesianMAML(nn.Module):
         inner = vmap(function, in_dims=(0, _axis(posterior), *alone))
         return vmap(inner, in_dims=(0, _axis(posterior), *tasks))(generated, posterior, *per_task)
 
+    def _problem(self, generated: GeneratedPrior) -> Problem:
+        return Problem(self.model, self.likelihood, generated, self._shared.particles)
+
     def _adapt_one(self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None) -> Any:
-        return self.inference.adapt(Problem(self.model, self.likelihood, generated), support, noise)
+        return self.inference.adapt(self._problem(generated), support, noise)
 
     def _predict_one(self, generated: GeneratedPrior, posterior: Any, x: Tensor) -> Components:
-        return self.inference.predict(Problem(self.model, self.likelihood, generated), posterior, x)
+        return self.inference.predict(self._problem(generated), posterior, x)
 
 
 def _axis(argument: Any) -> int | None:

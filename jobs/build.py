@@ -9,7 +9,8 @@ from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
 from cluster.group_plan import GroupPlan
 from cluster.optimizer import require_optimizer
-from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.optimizer_plan import OptimizerPlan
+from cluster.plan import TrainingPlan
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
 from jobs import runtime_settings as r
 from jobs import settings as s

@@ -1,4 +1,4 @@
-"""The runs that are disturbed: `slices`, plain workers and a server in two slices, and `ranks`, workers of two ranks."""
+"""The runs that are disturbed: `slices`, plain workers and a server in two slices, and `ranks`, workers of two each."""
 
 import time
 from collections.abc import Callable

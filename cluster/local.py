@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from cluster.checkpoint import Checkpoint, save
 from cluster.local_group import LocalGroup
+from cluster.memory import keep_freed_memory
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.server_state import ServerState
@@ -26,6 +27,7 @@ def train_locally(
     `should_stop` is asked after every meta-step. What would travel is rounded as if it did. Raises `RefusedSteps`, and
     whatever the shard computation raises.
     """
+    keep_freed_memory()
     state, aggregation = ServerState(plan.server, start), plan.aggregation
     vectors = SliceState(start.parameters, start.optimizer_state, start.average)
     whole = ParameterSlice(plan.optimizer, plan.num_steps, aggregation.parameter_wire, vectors)

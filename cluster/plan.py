@@ -21,11 +21,11 @@ from cluster.storage import absolute
 class OptimizerPlan:
     """The meta-update: a torch optimiser by name, its learning rate over the run, clipping and refusal.
 
-    `name` is a class of `torch.optim` in any case. The learning rate rises linearly over the first `warmup`
-    meta-steps and then is constant or falls by a half cosine to 0 at `num_steps`. `clip_norm` bounds the global norm
-    of the meta-gradient. `max_refused_steps` non-finite meta-gradients are tolerated in a run. Of the optimiser's own
-    options, those that are None keep torch's default. `average_decay` asks for an exponential average of the
-    parameters, which evaluation uses.
+    `name` is a class of `torch.optim` in any case, or `soap`, which needs the `shapes` of the parameters in the vector.
+    The learning rate rises linearly over the first `warmup` meta-steps and then is constant or falls by a half cosine
+    to 0 at `num_steps`. `clip_norm` bounds the global norm of the meta-gradient. `max_refused_steps` non-finite
+    meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default.
+    `average_decay` asks for an exponential average of the parameters, which evaluation uses.
     """
 
     name: str = "adam"
@@ -39,6 +39,7 @@ class OptimizerPlan:
     betas: tuple[float, float] | None = None
     epsilon: float | None = None
     average_decay: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range."""

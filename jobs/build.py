@@ -125,6 +125,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         betas=_betas(optimizer.betas),
         epsilon=optimizer.epsilon,
         average_decay=optimizer.average_decay,
+        shapes=tuple(parameter_shapes(learner).values()),
     )
     require_optimizer(plan, cluster.num_slices)
     return TrainingPlan(

@@ -14,7 +14,7 @@ Beta = Annotated[float, Field(ge=0, lt=1, description="decay of a moment, 0..1")
 class Optimizer(Section):
     """The meta-update."""
 
-    name: Annotated[str, Field(description="a class of torch.optim, in any case")] = "adam"
+    name: Annotated[str, Field(description="a class of torch.optim, in any case, or soap")] = "adam"
     learning_rate: Annotated[float, positive(1e3, "peak learning rate")] = 3e-3
     schedule: Annotated[Literal["cosine", "constant"], Field(description="after the warm-up")] = "cosine"
     warmup: Annotated[int, count(0, 10**9, "meta-steps of linear warm-up")] = 0

@@ -1,7 +1,6 @@
 """Mode-conditional Bayesian MAML: the composition, and the only place where the task axis is batched."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +11,9 @@ from torch.func import vmap
 from mcb.adapted import AdaptedTask, AdaptedTasks
 from mcb.finite import refuse_non_finite
 from mcb.inference.gradient import GradientDescent
-from mcb.inference.problem import Components, Inference, Problem
+from mcb.inference.problem import Answer, Components, Inference, Problem
 from mcb.likelihoods import Gaussian, Likelihood, Predictive
+from mcb.mode_axis import ModeAxis, mapped
 from mcb.modes.definition import ModeDefinition
 from mcb.modes.embedding import Embedding
 from mcb.networks.functional import BaseNetwork
@@ -21,7 +21,7 @@ from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nl
 from mcb.predictive import GaussianMixture
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
-from mcb.sharing import SharedAxes, Sharing, share_out
+from mcb.sharing import UNSHARED, Sharing, share_out
 from mcb.types import Support, Task
 
 
@@ -74,7 +74,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         self.modes: ModeDefinition = Embedding() if modes is None else modes
         self.inference: Inference = GradientDescent(num_particles=5) if inference is None else inference
         self.likelihood = Gaussian() if likelihood is None else likelihood
-        self._shared = SharedAxes()
+        self._particles, self._axis = UNSHARED, ModeAxis(self.modes)
         self.inference.check(self.model, self.likelihood)
         if self.modes.needs_embedding and task_encoder is None:
             raise ValueError(f"modes={type(self.modes).__name__} reads an embedding: give a task_encoder")
@@ -85,7 +85,8 @@ class ModeConditionalBayesianMAML(nn.Module):
         All ranks of a group must then call `losses` alike, which gives all of them the same; for the meta-gradient see
         `mcb.sharing`. Raises ValueError for more ranks than particles and than modes.
         """
-        self._shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
+        shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
+        self._particles, self._axis = shared.particles, ModeAxis(self.modes, shared.modes)
 
     def noise(self, key: int, indices: Int[Tensor, "T"]) -> Float[Tensor, "T P D"] | None:
         """The standard normal draws that the inference of tasks `indices` needs, a function of `key` and each index."""
@@ -104,54 +105,22 @@ class ModeConditionalBayesianMAML(nn.Module):
             ValueError: a true mode is needed (oracle) and missing or out of range; noise is needed and missing; the
                 prior hypernetwork was made for another network.
         """
-        if self.inference.needs_noise and noise is None:
-            name = type(self.inference).__name__
-            raise ValueError(f"noise=None, but {name} starts at samples of the prior: give learner.noise(key, indices)")
-        if self.modes.needs_mode and ((mode < 0) | (mode >= self.modes.num_modes)).any():
-            wrong = mode[(mode < 0) | (mode >= self.modes.num_modes)][0].item()
-            raise ValueError(f"mode={wrong} must lie in 0..{self.modes.num_modes - 1}: these modes have to be told")
-        embedding = self._embed(support)
-        log_gate = vmap(self.modes.log_gate, in_dims=(_axis(embedding), 0))(embedding, mode)
-        if self.modes.has_shared_codes:
-            generated = vmap(self.prior_hypernetwork)(self._codes(None))
-        else:
-            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self._codes)(embedding))
-        made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
-        if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
-            raise ValueError(
-                f"the prior hypernetwork generates {made} adapted and conditional parameters and the model has {fit}: "
-                "give both the same BaseNetwork"
-            )
-        posterior = self._map(self._adapt_one, generated, None, support, noise)
-        log_evidence = posterior.log_evidence if self.modes.has_shared_codes else posterior.log_evidence.mT
-        log_evidence = self._shared.modes.gather(log_evidence, self.modes.num_modes).mT
-        log_joint = log_gate + log_evidence
-        return AdaptedTasks(generated, posterior, log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
+        log_gate, generated = self._generate(support, mode, noise)
+        posterior = self._axis.map(self._adapt_one, generated, None, support, noise)
+        return AdaptedTasks(generated, posterior, *self._axis.weigh(log_gate, posterior.log_evidence))
 
     def predict_tasks(self, adapted: AdaptedTasks, x: Float[Tensor, "T Q *x"]) -> Predictive:
         """The mixture over modes and particles at each task's query inputs."""
-        components = self._map(self._predict_one, adapted.generated, adapted.posterior, x)
-        leaves = [*components, adapted.generated.likelihood]
-        if not self.modes.has_shared_codes:
-            leaves = [leaf.transpose(0, 1) for leaf in leaves]
-        prediction, variance, offset = (self._shared.modes.gather(leaf, self.modes.num_modes) for leaf in leaves)
-        if self.modes.has_shared_codes:
-            offset = offset[:, None].expand(-1, x.shape[0], -1)
-        prediction, variance, offset = (leaf.transpose(0, 1) for leaf in (prediction, variance, offset))
-        num_particles = prediction.shape[2]
-        log_weights = adapted.log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
-        return self.likelihood.mixture(
-            log_weights.flatten(1, 2),
-            prediction.flatten(1, 2),
-            variance.flatten(1, 2),
-            offset[:, :, None].expand(-1, -1, num_particles, -1).flatten(1, 2),
-        )
+        components = self._axis.map(self._predict_one, adapted.generated, adapted.posterior, x)
+        return self._axis.mixture(self.likelihood, adapted.log_responsibilities, adapted.generated, components)
 
     def forward(self, tasks: Task, noise: Float[Tensor, "T P D"] | None = None) -> Prediction:
-        """Adapts to every task's support set and predicts its query points."""
-        adapted = self.adapt_tasks(tasks.support, tasks.mode, noise)
-        predictive = self.predict_tasks(adapted, tasks.query_x)
-        return Prediction(predictive, *adapted[2:])
+        """Adapts to every task's support set and predicts its query points; raises as `adapt_tasks`."""
+        log_gate, generated = self._generate(tasks.support, tasks.mode, noise)
+        answers = self._axis.map(self._answer_one, generated, None, tasks.support, noise, tasks.query_x)
+        weighed = self._axis.weigh(log_gate, answers.log_evidence)
+        predictive = self._axis.mixture(self.likelihood, weighed.log_responsibilities, generated, answers.components)
+        return Prediction(predictive, *weighed)
 
     def losses(
         self, tasks: Task, noise: Float[Tensor, "T P D"] | None, meta_objective: MetaObjective = predictive_nll
@@ -240,9 +209,27 @@ class ModeConditionalBayesianMAML(nn.Module):
             history.append(loss.item())
         return history
 
-    def _codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "share code"]:
-        """The codes of this rank's modes."""
-        return self._shared.modes.share(self.modes.codes(embedding))
+    def _generate(self, support: Support, mode: Tensor, noise: Tensor | None) -> tuple[Tensor, GeneratedPrior]:
+        """Every task's log gate `(T, K)`; the modes' priors, led by `K` where codes are shared, else by `(T, K)`."""
+        if self.inference.needs_noise and noise is None:
+            name = type(self.inference).__name__
+            raise ValueError(f"noise=None, but {name} starts at samples of the prior: give learner.noise(key, indices)")
+        if self.modes.needs_mode and ((mode < 0) | (mode >= self.modes.num_modes)).any():
+            wrong = mode[(mode < 0) | (mode >= self.modes.num_modes)][0].item()
+            raise ValueError(f"mode={wrong} must lie in 0..{self.modes.num_modes - 1}: these modes have to be told")
+        embedding = self._embed(support)
+        log_gate = vmap(self.modes.log_gate, in_dims=(mapped(embedding), 0))(embedding, mode)
+        if self.modes.has_shared_codes:
+            generated = vmap(self.prior_hypernetwork)(self._axis.codes(None))
+        else:
+            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self._axis.codes)(embedding))
+        made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
+        if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
+            raise ValueError(
+                f"the prior hypernetwork generates {made} adapted and conditional parameters and the model has {fit}: "
+                "give both the same BaseNetwork"
+            )
+        return log_gate, generated
 
     def _embed(self, support: Support) -> Float[Tensor, "T E"] | None:
         if not self.modes.needs_embedding or self.task_encoder is None:
@@ -250,22 +237,8 @@ class ModeConditionalBayesianMAML(nn.Module):
         y = vmap(self.likelihood.targets_as_inputs)(support.y)
         return vmap(self.task_encoder)(support.x, y, support.mask)
 
-    def _map(self, function: Callable, generated: GeneratedPrior, posterior: Any, *per_task: Any) -> Any:
-        """`function(generated, posterior, *per_task)` for every task and mode; arguments that are None stay None.
-
-        Where codes are shared the modes are the outer axis, so that the inner batch of tasks folds into one matrix
-        product with each mode's weights and these are never copied for each task.
-        """
-        tasks = tuple(map(_axis, per_task))
-        alone = (None,) * len(tasks)
-        if self.modes.has_shared_codes:
-            inner = vmap(function, in_dims=(None, _axis(posterior), *tasks))
-            return vmap(inner, in_dims=(0, _axis(posterior), *alone))(generated, posterior, *per_task)
-        inner = vmap(function, in_dims=(0, _axis(posterior), *alone))
-        return vmap(inner, in_dims=(0, _axis(posterior), *tasks))(generated, posterior, *per_task)
-
     def _problem(self, generated: GeneratedPrior) -> Problem:
-        return Problem(self.model, self.likelihood, generated, self._shared.particles)
+        return Problem(self.model, self.likelihood, generated, self._particles)
 
     def _adapt_one(self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None) -> Any:
         return self.inference.adapt(self._problem(generated), support, noise)
@@ -273,6 +246,7 @@ class ModeConditionalBayesianMAML(nn.Module):
     def _predict_one(self, generated: GeneratedPrior, posterior: Any, x: Tensor) -> Components:
         return self.inference.predict(self._problem(generated), posterior, x)
 
-
-def _axis(argument: Any) -> int | None:
-    return None if argument is None else 0
+    def _answer_one(
+        self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None, x: Tensor
+    ) -> Answer:
+        return self.inference.adapt_and_predict(self._problem(generated), support, noise, x)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -102,7 +103,7 @@ def group_plan_of(
     )
 
 
-def with_ranks(plan: TrainingPlan, build: "partial[ComputesMetaGradient] | type[FailingRank]") -> TrainingPlan:
+def with_ranks(plan: TrainingPlan, build: Callable[[Sharing], ComputesMetaGradient]) -> TrainingPlan:
     """The plan with another computation in its ranks."""
     assert plan.group is not None
     return replace(plan, group=replace(plan.group, build_share=build))

@@ -38,7 +38,7 @@ def ray_cluster(location: str | Path, num_cpus: int, num_parameters: int) -> Ite
                 _connect(address)
             else:
                 ray.init(
-                    address="local",  # not one that somebody else started on this machine
+                    address="local",  # not another cluster that runs on this machine
                     num_cpus=num_cpus,
                     object_store_memory=_OBJECT_STORE_BYTES + 64 * 4 * num_parameters,
                     include_dashboard=False,

@@ -46,7 +46,7 @@ def ray_cluster() -> Iterator[None]:
         for name, value in environment.items():
             patch.setenv(name, value)
         ray.init(
-            address="local",
+            address="local",  # not another cluster that runs on this machine
             num_cpus=4,
             object_store_memory=200_000_000,
             include_dashboard=False,

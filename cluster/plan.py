@@ -79,8 +79,9 @@ class TrainingPlan:
 
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
-    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
-    more workers than shards are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the
+    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
+    or the workers among themselves by all-reduce. `num_workers=0` trains in this process, without Ray; more workers
+    than shards (tasks, if `collective`) are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the
     end, the newest `checkpoint_keep` are kept.
     """
 
@@ -91,6 +92,7 @@ class TrainingPlan:
     meta_batch: int
     checkpoint_dir: Path
     num_shards: int = 2
+    strategy: Literal["server", "collective"] = "server"
     num_workers: int = 0
     threads_per_worker: int = 1
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
@@ -104,6 +106,8 @@ class TrainingPlan:
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
         _at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
         _at_least(0, num_workers=self.num_workers)
+        if self.strategy not in ("server", "collective"):
+            raise UserError(f"strategy={self.strategy!r} must be 'server' or 'collective'")
         if not 1 <= self.num_shards <= self.meta_batch:
             raise UserError(f"num_shards={self.num_shards} must lie in 1..meta_batch={self.meta_batch}")
         if self.parameters.dtype != np.float32 or self.parameters.shape != (self.server.num_parameters,):

@@ -101,6 +101,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, r
         meta_batch=train.meta_batch,
         checkpoint_dir=checkpoint_dir,
         num_shards=train.num_shards,
+        strategy=settings.cluster.strategy,
         num_workers=settings.cluster.num_workers,
         threads_per_worker=settings.cluster.threads_per_worker,
         optimizer=OptimizerPlan(

@@ -197,8 +197,12 @@ class Optimizer(Section):
 
 
 class Cluster(Section):
-    """The machines; no field changes the result."""
+    """The machines; no field changes the result, but for the last bits of a sum under `collective`."""
 
+    strategy: Annotated[
+        Literal["server", "collective"],
+        Field(description="who sums gradients: a parameter server, or the workers by all-reduce under Ray Train"),
+    ] = "server"
     num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
     threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
 

@@ -1,0 +1,74 @@
+"""The ranks of a collective run: who I am among them, and what all of them compute together."""
+
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+Value = TypeVar("Value")
+
+
+class Ranks(Protocol):
+    """One rank's view of a fixed number of processes; every rank calls the same methods in the same order."""
+
+    @property
+    def index(self) -> int:
+        """This rank, 0..size - 1."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value, in rank order, on every rank."""
+        ...
+
+    def share(self, value: Value) -> Value:
+        """Rank 0's value on every rank."""
+        ...
+
+    def total(self, vector: np.ndarray) -> np.ndarray:
+        """The float32 sum of every rank's vector, the same bits on every rank."""
+        ...
+
+
+class TorchRanks:
+    """The default process group of torch.distributed; vectors are summed on `device` (gloo on a CPU, nccl on a GPU).
+
+    Plain values travel by gloo, whatever the device. Raises RuntimeError when another rank is gone.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+    @property
+    def index(self) -> int:
+        """This rank, 0..size - 1."""
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return dist.get_world_size()
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value (picklable), in rank order, on every rank."""
+        values: list[Value | None] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._group)
+        return [found for found in values if found is not None]
+
+    def share(self, value: Value) -> Value:
+        """Rank 0's value (picklable) on every rank."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._group)
+        return values[0]
+
+    def total(self, vector: np.ndarray) -> np.ndarray:
+        """The float32 sum of every rank's vector; `vector` itself is left as it was."""
+        tensor = torch.tensor(vector, device=self._device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()

@@ -1,0 +1,106 @@
+"""The Ray Train side of a collective run: the actor that fits a `TorchTrainer`, and what each of its ranks is given."""
+
+import tempfile
+
+import ray
+from ray.actor import ActorHandle
+
+from cluster.checkpoint import Checkpoint
+from cluster.plan import StepRecord, TrainingPlan
+from cluster.rank import Rank
+from cluster.ranks import TorchRanks
+
+_RESIZE_EVERY_S = 30.0  # how often Ray Train looks whether the cluster could hold more ranks
+
+
+class Trainer:
+    """Runs as a Ray actor on the driver's node, so that killing it ends the trainer and all that it started."""
+
+    def fit(self, plan: TrainingPlan, journal: ActorHandle) -> None:
+        """Fit until the journal says that the run is over; Ray Train restarts the ranks when one dies.
+
+        Checkpoints go to the journal, so Ray Train's own storage stays empty. How often ranks may die is the journal's
+        decision, because it knows of meta-steps.
+        """
+        from ray.train import FailureConfig, RunConfig, ScalingConfig  # four seconds to import
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        most = min(plan.num_workers, plan.meta_batch)
+        with tempfile.TemporaryDirectory() as folder:
+            TorchTrainer(
+                lambda: run_rank(plan, journal),
+                torch_config=TorchConfig(),  # nccl where ranks are given GPUs, else gloo
+                scaling_config=ScalingConfig(
+                    num_workers=most,
+                    resources_per_worker={"CPU": plan.threads_per_worker},
+                    elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
+                ),
+                run_config=RunConfig(
+                    name="collective", storage_path=folder, failure_config=FailureConfig(max_failures=-1)
+                ),
+            ).fit()
+
+
+def run_rank(plan: TrainingPlan, journal: ActorHandle) -> None:
+    """What every rank does."""
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    diary = RayDiary(journal)
+    is_first = get_context().get_world_rank() == 0
+    start = diary.begin() if is_first else None
+    ranks = TorchRanks(get_device())
+    start = ranks.share(start)
+    if start is not None:
+        Rank(plan, start, ranks, diary).run()
+        diary.flush()
+
+
+class RayDiary:
+    """Writes to the journal actor with at most one message of meta-steps under way; later ones wait and go together."""
+
+    def __init__(self, journal: ActorHandle) -> None:
+        self._journal = journal
+        self._waiting: list[StepRecord] = []
+        self._sent: ray.ObjectRef | None = None
+        self._is_stopping = False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run is to end, as the last answer said."""
+        return self._is_stopping
+
+    def begin(self) -> Checkpoint | None:
+        """What to go on from; None if the run is over."""
+        return ray.get(self._journal.begin.remote())
+
+    def add(self, record: StepRecord) -> None:
+        """Take a meta-step in; it goes on its way once the message before it has arrived."""
+        self._waiting.append(record)
+        if self._sent is not None and ray.wait([self._sent], timeout=0)[0]:
+            self._receive()
+        if self._sent is None:
+            self._send()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint once every meta-step before it is taken in."""
+        self.flush()
+        self._is_stopping |= ray.get(self._journal.save.remote(checkpoint))
+
+    def fail(self, error: Exception) -> None:
+        """End the run with an error."""
+        ray.get(self._journal.fail.remote(error))
+
+    def flush(self) -> None:
+        """Wait until all meta-steps have arrived."""
+        while self._sent is not None or self._waiting:
+            if self._sent is None:
+                self._send()
+            self._receive()
+
+    def _send(self) -> None:
+        self._sent, self._waiting = self._journal.add.remote(self._waiting), []
+
+    def _receive(self) -> None:
+        self._is_stopping |= ray.get(self._sent)
+        self._sent = None

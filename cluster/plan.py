@@ -81,8 +81,8 @@ class TrainingPlan:
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
     or the workers among themselves by all-reduce. `num_workers=0` trains in this process, without Ray; more workers
-    than shards (tasks, if `collective`) are not started. A checkpoint is written every `checkpoint_every` meta-steps and at the
-    end, the newest `checkpoint_keep` are kept.
+    than shards (tasks, if `collective`) are not started. A checkpoint is written every `checkpoint_every` meta-steps
+    and at the end, the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]

@@ -106,7 +106,7 @@ class Rank:
 
     def _save(self) -> bool:
         """Write a checkpoint if all ranks agree on the parameters; whether they do."""
-        digests = self._ranks.gather(hashlib.sha256(self._state.parameters).hexdigest())
+        digests = self._ranks.gather(hashlib.sha256(self._state.parameters.data).hexdigest())
         if len(set(digests)) > 1:
             self._fail(
                 ClusterError(

@@ -43,7 +43,7 @@ class TorchRanks:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # None: the default one
 
     @property
     def index(self) -> int:
@@ -57,9 +57,9 @@ class TorchRanks:
 
     def gather(self, value: Value) -> list[Value]:
         """Every rank's value (picklable), in rank order, on every rank."""
-        values: list[Value | None] = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value, group=self._group)
-        return [found for found in values if found is not None]
+        return values
 
     def share(self, value: Value) -> Value:
         """Rank 0's value (picklable) on every rank."""

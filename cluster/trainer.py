@@ -1,6 +1,7 @@
 """The Ray Train side of a collective run: the actor that fits a `TorchTrainer`, and what each of its ranks is given."""
 
 import tempfile
+from typing import cast
 
 import ray
 from ray.actor import ActorHandle
@@ -72,7 +73,7 @@ class RayDiary:
 
     def begin(self) -> Checkpoint | None:
         """What to go on from; None if the run is over."""
-        return ray.get(self._journal.begin.remote())
+        return cast(Checkpoint | None, ray.get(self._journal.begin.remote()))
 
     def add(self, record: StepRecord) -> None:
         """Take a meta-step in; it goes on its way once the message before it has arrived."""
@@ -85,7 +86,7 @@ class RayDiary:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint once every meta-step before it is taken in."""
         self.flush()
-        self._is_stopping |= ray.get(self._journal.save.remote(checkpoint))
+        self._is_stopping |= cast(bool, ray.get(self._journal.save.remote(checkpoint)))
 
     def fail(self, error: Exception) -> None:
         """End the run with an error."""
@@ -93,14 +94,16 @@ class RayDiary:
 
     def flush(self) -> None:
         """Wait until all meta-steps have arrived."""
-        while self._sent is not None or self._waiting:
-            if self._sent is None:
-                self._send()
+        self._receive()
+        if self._waiting:
+            self._send()
             self._receive()
 
     def _send(self) -> None:
         self._sent, self._waiting = self._journal.add.remote(self._waiting), []
 
     def _receive(self) -> None:
-        self._is_stopping |= ray.get(self._sent)
-        self._sent = None
+        """Wait for the answer to the message under way, if there is one."""
+        if self._sent is not None:
+            self._is_stopping |= cast(bool, ray.get(self._sent))
+            self._sent = None

@@ -81,8 +81,10 @@ class TrainingPlan:
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
     or the workers among themselves by all-reduce. `num_workers=0` trains in this process, without Ray; more workers
-    than shards (tasks, if `collective`) are not started. A checkpoint is written every `checkpoint_every` meta-steps
-    and at the end, the newest `checkpoint_keep` are kept.
+    than shards (tasks, if `collective`) are not started. The run begins once `min_workers` (None: all) have a place,
+    for which it waits `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer
+    than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every`
+    meta-steps and at the end, the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -95,6 +97,9 @@ class TrainingPlan:
     strategy: Literal["server", "collective"] = "server"
     num_workers: int = 0
     threads_per_worker: int = 1
+    min_workers: int | None = None
+    start_timeout_s: float = 8.0
+    regrow_timeout_s: float = 600.0
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
     checkpoint_every: int = 200
     checkpoint_keep: int = 3
@@ -108,6 +113,8 @@ class TrainingPlan:
         _at_least(0, num_workers=self.num_workers)
         if self.strategy not in ("server", "collective"):
             raise UserError(f"strategy={self.strategy!r} must be 'server' or 'collective'")
+        if self.min_workers is not None and not 1 <= self.min_workers <= max(1, self.num_workers):
+            raise UserError(f"min_workers={self.min_workers} must lie in 1..num_workers={self.num_workers}")
         if not 1 <= self.num_shards <= self.meta_batch:
             raise UserError(f"num_shards={self.num_shards} must lie in 1..meta_batch={self.meta_batch}")
         if self.parameters.dtype != np.float32 or self.parameters.shape != (self.server.num_parameters,):
@@ -117,6 +124,21 @@ class TrainingPlan:
             )
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
+
+    @property
+    def max_workers(self) -> int:
+        """Workers that have something to do."""
+        return min(self.num_workers, self.meta_batch if self.strategy == "collective" else self.num_shards)
+
+    @property
+    def min_to_start(self) -> int:
+        """Workers that the run begins with at the least."""
+        return self.max_workers if self.min_workers is None else min(self.max_workers, self.min_workers)
+
+    @property
+    def min_to_go_on(self) -> int:
+        """Workers that a run goes on with at the least."""
+        return min(self.max_workers, 1 if self.min_workers is None else self.min_workers)
 
     @property
     def server(self) -> ServerPlan:

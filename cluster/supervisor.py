@@ -1,24 +1,29 @@
-"""Places server and workers, watches them, replaces dead workers, and passes on every meta-step."""
+"""Places server and workers, watches them, replaces what dies, and passes on every meta-step."""
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.actor import ActorHandle
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoint import Checkpoint
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError
+from cluster.placement import num_units, shortage
 from cluster.plan import StepRecord, TrainingPlan
-from cluster.policies import may_replace_worker
-from cluster.server import Server
-from cluster.worker import Worker
-
-if TYPE_CHECKING:
-    from ray.actor import ActorProxy
+from cluster.roster import Roster, Verdict
+from cluster.server import Progress, Server
+from cluster.unit import LoopEnd, Unit, last_line, start_unit
 
 _POLL_S = 0.25  # how soon a signal is noticed
+_logger = logging.getLogger(__name__)
+
+
+class ServerLost(Exception):
+    """The server, or an actor that it computes with, is gone."""
 
 
 def train_with_workers(
@@ -33,14 +38,12 @@ def train_with_workers(
     A stop abandons the meta-step at hand; a few more may be done before it reaches the server. `after_ray_starts` is
     called once Ray has taken the process's signal handlers. Raises `UserError` and what the shard computation raises.
     """
-    num_workers = min(plan.num_workers, plan.num_shards)
-    num_cpus = num_workers * plan.threads_per_worker
+    num_cpus = num_units(plan) * plan.threads_per_worker
     with ray_cluster(plan.checkpoint_dir, num_cpus, len(plan.parameters)):
         after_ray_starts()
         if should_stop():
             return start
-        _require_cpus(num_workers, plan.threads_per_worker)
-        fleet = Fleet(plan, num_workers)
+        fleet = Fleet(plan)
         try:
             return fleet.run(on_step, should_stop)
         except RayTaskError as error:
@@ -52,92 +55,136 @@ def train_with_workers(
 class Fleet:
     """The actors of one run."""
 
-    def __init__(self, plan: TrainingPlan, num_workers: int) -> None:
-        self._plan, self._num_workers = plan, num_workers
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._server = ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server)
-        self._workers: list[ActorProxy[Worker]] = []
-        self._runs: dict[ray.ObjectRef, str] = {}
-        self._deaths_since_step = 0
-        self._version = 0
-        for _ in range(num_workers):
-            self._start_worker()
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan, self._version, self._num_names = plan, 0, 0
+        self._roster = Roster(
+            num_units(plan), plan.min_to_start, plan.min_to_go_on, plan.start_timeout_s, plan.regrow_timeout_s
+        )
+        self._server = start_server(plan)
+        self._progress = self._server.progress.remote(self._version)
+        self._units = [start_unit(plan) for _ in range(num_units(plan))]
+        self._homeless = list(self._units)
 
     def run(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:
-        """Watch until the run is over or stopped."""
-        progress = self._server.progress.remote(self._version)
-        is_over = False
-        while not is_over and not should_stop():
-            ready, _ = ray.wait([progress, *self._runs], num_returns=1, timeout=_POLL_S)
-            for reference in ready:
-                if reference != progress:
-                    self._see_off(reference)
-                    continue
-                records, is_over = self._ask(progress)
-                self._pass_on(records, on_step)
-                progress = self._server.progress.remote(self._version)
-        records, last = self._ask(self._server.finish.remote(self._version))
-        self._pass_on(records, on_step)
-        return last
+        """Watch until the run is over or stopped; a lost server is replaced and goes on from its newest checkpoint."""
+        while True:
+            try:
+                self._watch(on_step, should_stop)
+                records, last = self._ask(self._server.finish.remote(self._version))
+            except ServerLost as loss:
+                self._replace_server(loss)
+                continue
+            self._pass_on(records, on_step)
+            return last
 
     def stop(self) -> None:
         """End every actor."""
-        for actor in [self._server, *self._workers]:
-            ray.kill(actor)
+        for unit in self._units:
+            unit.stop()
+        ray.kill(self._server)
 
-    def _start_worker(self) -> None:
-        worker_id = f"worker-{len(self._workers)}"
-        worker = ray.remote(Worker).options(num_cpus=self._plan.threads_per_worker).remote()
-        run = worker.run.remote(worker_id, self._server, self._plan.build_gradient, self._plan.threads_per_worker)
-        self._workers.append(worker)
-        self._runs[run] = worker_id
+    def _watch(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> None:
+        """Hear everybody until the run is over or stopped; raises `ServerLost`, `ClusterError`."""
+        while not should_stop():
+            loops = {loop: unit for unit in self._units for loop in unit.loops}
+            placed = {unit.placed: unit for unit in self._homeless}
+            ready, _ = ray.wait([self._progress, *loops, *placed], num_returns=1, timeout=_POLL_S)
+            for reference in ready:
+                if reference in loops:
+                    self._see_off(loops[reference], loops[reference].ended(reference))
+                elif reference in placed:
+                    self._settle(placed[reference])
+                else:
+                    progress: Progress = self._ask(reference)
+                    self._pass_on(progress.records, on_step)
+                    if progress.is_over:
+                        return
+                    self._progress = self._server.progress.remote(self._version)
+            self._require_workers()
 
-    def _see_off(self, reference: ray.ObjectRef) -> None:
-        """A worker's loop ended: nothing more to do if the run is over, another worker if this one died."""
-        worker_id = self._runs.pop(reference)
-        try:
-            ray.get(reference)
-        except RayActorError as error:
-            if error.actor_init_failed:
-                raise ClusterError(f"a worker could not start: {_last_line(error)}") from error
-            self._deaths_since_step += 1
-            if not may_replace_worker(self._deaths_since_step, self._num_workers):
-                raise ClusterError(
-                    f"{self._deaths_since_step} workers died since meta-step {self._version} and none was done in "
-                    f"between ({_last_line(error)}): look for the cause in Ray's logs, then resume"
-                ) from error
-            self._ask(self._server.release.remote(worker_id))
-            self._start_worker()
+    def _settle(self, unit: Unit) -> None:
+        """A unit has a place: it computes from now on, all together once there are enough to begin."""
+        self._homeless.remove(unit)
+        had_begun = self._roster.has_begun
+        self._roster.place()
+        if self._roster.has_begun:
+            for other in [unit] if had_begun else self._settled():
+                self._employ(other)
+
+    def _see_off(self, unit: Unit, end: LoopEnd | None) -> None:
+        """A unit's loop ended: another unit if this one died, another name if it lost its server."""
+        if end is LoopEnd.DEAD:
+            self._units.remove(unit)
+            unit.stop()
+            self._roster.lose()
+            self._require_worth("a worker")
+            _logger.warning("%s died after meta-step %d: another takes its place", unit.name, self._version)
+            self._units.append(start_unit(self._plan))
+            self._homeless.append(self._units[-1])
+            self._ask(self._server.release.remote(unit.name))
+        elif end is LoopEnd.CUT_OFF:
+            self._ask(self._server.release.remote(unit.name))
+            self._employ(unit)
+
+    def _employ(self, unit: Unit) -> None:
+        unit.follow(f"worker-{self._num_names}", self._server)
+        self._num_names += 1
+
+    def _replace_server(self, loss: ServerLost) -> None:
+        """A new server goes on from the newest checkpoint; units join it when they find that the old one is gone."""
+        ray.kill(self._server)
+        self._roster.lose_server()
+        self._require_worth("the parameter server")
+        _logger.warning("%s after meta-step %d: another goes on from the newest checkpoint", loss, self._version)
+        self._server = start_server(self._plan)
+        self._progress = self._server.progress.remote(self._version)
+        if self._roster.has_begun:
+            for unit in self._settled():
+                if not unit.loops:
+                    self._employ(unit)
+
+    def _settled(self) -> list[Unit]:
+        return [unit for unit in self._units if unit not in self._homeless]
+
+    def _require_worth(self, victim: str) -> None:
+        """Raise `ClusterError` when nothing gets done between deaths."""
+        if not self._roster.is_worth_replacing:
+            raise ClusterError(
+                f"{victim} died, the {self._roster.deaths_since_step}th death since meta-step {self._version} and none "
+                "was done in between: look for the cause in Ray's logs, then resume"
+            )
+
+    def _require_workers(self) -> None:
+        """Raise `ClusterError`, with the run saved, when too few workers have had a place for too long."""
+        if self._roster.verdict() is not Verdict.GIVE_UP:
+            return
+        if self._roster.has_begun:
+            self._ask(self._server.finish.remote(self._version))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        asked = shortage(self._plan, self._roster.num_placed, self._roster.num_needed, nodes, ray.available_resources())
+        raise ClusterError(f"{asked} (waited {self._roster.short_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):
-        """The server's answer; raises `ClusterError` if it died."""
+        """The server's answer; raises `ServerLost` if it died or has lost an actor of its own."""
         try:
             return ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, (RayActorError, ObjectLostError)):
+                raise ServerLost("a part of the parameter server died") from error
+            raise
         except RayActorError as error:
             if error.actor_init_failed:
-                raise ClusterError(f"the parameter server could not start: {_last_line(error)}") from error
-            raise ClusterError(
-                f"the parameter server died after meta-step {self._version}: resume from the last checkpoint in "
-                f"{self._plan.checkpoint_dir}"
-            ) from error
+                raise ClusterError(f"the parameter server could not start: {last_line(error)}") from error
+            raise ServerLost("the parameter server died") from error
 
     def _pass_on(self, records: list[StepRecord], on_step: Callable[[StepRecord], None]) -> None:
         for record in records:
             self._version = record.version
-            self._deaths_since_step = 0
+            self._roster.step()
             on_step(record)
 
 
-def _require_cpus(num_workers: int, threads_per_worker: int) -> None:
-    """Raise `ClusterError` if the cluster could not hold the workers even when empty: Ray would wait for ever."""
-    asked, held = num_workers * threads_per_worker, ray.cluster_resources().get("CPU", 0)
-    if asked > held:
-        raise ClusterError(
-            f"num_workers={num_workers} with threads_per_worker={threads_per_worker} ask for {asked} CPUs, but the "
-            f"Ray cluster has {held:g}: ask for fewer or add nodes"
-        )
-
-
-def _last_line(error: RayActorError) -> str:
-    """The exception at the end of the remote traceback that Ray puts into the message."""
-    return str(error).strip().splitlines()[-1].strip()
+def start_server(plan: TrainingPlan) -> ActorHandle:
+    """The server, on this node if it lasts: it reads the newest checkpoint of the plan's folder."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return cast(ActorHandle, ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server))

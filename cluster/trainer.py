@@ -7,6 +7,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint
+from cluster.placement import bundles
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.rank import Rank
 from cluster.ranks import TorchRanks
@@ -26,14 +27,15 @@ class Trainer:
         from ray.train import FailureConfig, RunConfig, ScalingConfig  # four seconds to import
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        most = min(plan.num_workers, plan.meta_batch)
+        (bundle,) = bundles(plan)
         with tempfile.TemporaryDirectory() as folder:
             TorchTrainer(
                 lambda: run_rank(plan, journal),
                 torch_config=TorchConfig(),  # nccl where ranks are given GPUs, else gloo
                 scaling_config=ScalingConfig(
-                    num_workers=most,
-                    resources_per_worker={"CPU": plan.threads_per_worker},
+                    num_workers=(plan.min_to_go_on, plan.max_workers),
+                    use_gpu=bundle.get("GPU", 0.0) > 0,
+                    resources_per_worker=bundle,
                     elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
                 ),
                 run_config=RunConfig(

@@ -56,6 +56,6 @@ def test_what_a_learner_raises_on_one_rank_is_raised_here(ray_cluster: None, tmp
 
 
 def test_more_ranks_than_the_cluster_holds_are_refused_at_once(ray_cluster: None, tmp_path: Path):
-    plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3)
-    with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4"):
+    plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3, start_timeout_s=1.0)
+    with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4 CPUs"):
         run_meta_training(collective(plan), lambda record: None, never)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_learner import Failing, KilledOnce, NotFinite, slow_gradient, training_plan
+from victims import victims
 
 from cluster import checkpoint as checkpoints
 from cluster.errors import CheckpointError, ClusterError, RefusedSteps
@@ -86,7 +87,46 @@ def test_a_checkpoint_that_the_server_cannot_write_ends_the_run(ray_cluster: Non
         run_meta_training(training_plan(folder, num_workers=1, build=slow_gradient), destroy, never)
 
 
-def test_more_workers_than_the_cluster_holds_are_refused_at_once(ray_cluster: None, tmp_path: Path):
-    plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3)
-    with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4"):
+def test_more_workers_than_the_cluster_holds_are_refused_saying_what_is_asked_and_held(
+    ray_cluster: None, tmp_path: Path
+):
+    plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3, start_timeout_s=1.0)
+    with pytest.raises(
+        ClusterError, match=r"ask for 12 CPUs, but the Ray cluster has 4 CPUs.* place for 1 of"
+    ) as raised:
         run_meta_training(plan, ignore, never)
+    assert "min-workers" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_run_begins_with_fewer_workers_where_fewer_are_enough(ray_cluster: None, tmp_path: Path, expected: str):
+    plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3, min_workers=1)
+    local = run_meta_training(
+        replace(plan, num_workers=0, min_workers=None, checkpoint_dir=tmp_path / "0"), ignore, never
+    )
+    assert run_meta_training(plan, ignore, never).params_sha256 == local.params_sha256
+
+
+def test_a_server_killed_by_sigkill_is_replaced_and_every_step_is_seen_once(
+    ray_cluster: None, tmp_path: Path, expected: str, caplog: pytest.LogCaptureFixture
+):
+    records: list[StepRecord] = []
+
+    def kill(record: StepRecord) -> None:
+        records.append(record)
+        if record.version in (3, 8):
+            victims("Server")[0].kill()
+
+    plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
+    assert run_meta_training(plan, kill, never).params_sha256 == expected
+    assert [record.version for record in records] == list(range(1, 13))
+    assert caplog.text.count("the parameter server died after meta-step") == 2
+
+
+def test_server_and_workers_killed_at_once_are_replaced(ray_cluster: None, tmp_path: Path, expected: str):
+    def kill(record: StepRecord) -> None:
+        if record.version == 7:
+            for process in victims("Server") + victims("Worker"):
+                process.kill()
+
+    plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
+    assert run_meta_training(plan, kill, never).params_sha256 == expected

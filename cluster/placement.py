@@ -1,0 +1,63 @@
+"""What a run asks of the machines, beside what they have, in words."""
+
+from collections.abc import Mapping, Sequence
+
+from cluster.plan import TrainingPlan
+
+Resources = Mapping[str, float]
+
+
+def num_units(plan: TrainingPlan) -> int:
+    """Units of a run at their most: more than shards would have nothing to do."""
+    return plan.max_workers
+
+
+def bundles(plan: TrainingPlan) -> list[dict[str, float]]:
+    """Ray resources of each actor of one unit."""
+    return [{"CPU": float(plan.threads_per_worker)}]
+
+
+def total(parts: Sequence[Resources]) -> dict[str, float]:
+    """The sum by resource.
+
+    >>> total([{"CPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}])
+    {'CPU': 3.0, 'GPU': 0.5}
+    """
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+
+def in_words(resources: Resources) -> str:
+    """CPUs and GPUs as a reader counts them.
+
+    >>> in_words({"CPU": 12.0, "GPU": 0.5}), in_words({"CPU": 1.0}), in_words({})
+    ('12 CPUs and 0.5 GPUs', '1 CPU', 'nothing')
+    """
+    counts = [(resources.get(name, 0.0), name) for name in ("CPU", "GPU")]
+    return " and ".join(f"{n:g} {name}{'' if n == 1 else 's'}" for n, name in counts if n) or "nothing"
+
+
+def num_places(nodes: Sequence[Resources], unit: Resources) -> int:
+    """How many units of one actor the nodes could hold if nothing else ran there.
+
+    >>> num_places([{"CPU": 5.0}, {"CPU": 3.0, "GPU": 1.0}], {"CPU": 2.0}), num_places([{"CPU": 5.0}], {"GPU": 0.5})
+    (3, 0)
+    """
+    return sum(int(min(node.get(name, 0.0) // asked for name, asked in unit.items())) for node in nodes)
+
+
+def shortage(plan: TrainingPlan, num_placed: int, num_needed: int, nodes: Sequence[Resources], free: Resources) -> str:
+    """What is asked, what there is, and what can be done about it; `nodes` are the resources of each living node."""
+    units = num_units(plan)
+    asked = total(bundles(plan) * units)
+    enough = "" if num_needed == units else f" ({num_needed} of them would do)"
+    where = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes, {_largest(nodes)} on the largest"
+    return (
+        f"{units} workers with threads_per_worker={plan.threads_per_worker} ask for {in_words(asked)}{enough}, but the "
+        f"Ray cluster has {in_words(total(nodes))} on {where}, with {in_words(free)} free and a place for {num_placed} "
+        "of the workers: ask for fewer, lower --cluster.min-workers, or add nodes"
+    )
+
+
+def _largest(nodes: Sequence[Resources]) -> str:
+    return in_words(max(nodes, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)), default={}))

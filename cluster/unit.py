@@ -1,0 +1,97 @@
+"""A unit: the actors that compute shards under one name, placed together and dead together."""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.errors import ClusterError
+from cluster.placement import bundles
+from cluster.plan import TrainingPlan
+from cluster.worker import Worker
+
+
+class LoopEnd(Enum):
+    """Why an actor's loop ended, where it was nobody's mistake."""
+
+    OVER = "the run is over"
+    CUT_OFF = "the server, or a vector that it held, is gone; the actor lives"
+    DEAD = "the actor's process or node is gone"
+
+
+class Unit:
+    """One worker, or the ranks of a group.
+
+    `actors` live in `placement`, whose resources Ray reserves all at once or, until there is room, not at all:
+    `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
+    for each; `loops` are those that have not ended.
+    """
+
+    def __init__(
+        self,
+        placement: PlacementGroup,
+        actors: Sequence[ActorHandle],
+        run: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
+    ) -> None:
+        self.actors = tuple(actors)
+        self.placed: ray.ObjectRef = placement.ready()
+        self.name = ""
+        self.loops: list[ray.ObjectRef] = []
+        self._placement, self._run = placement, run
+
+    def follow(self, name: str, server: ActorHandle) -> None:
+        """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
+        self.name = name
+        self.loops = list(self._run(name, server))
+
+    def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
+        """Take note that a loop ended: how the unit did, or None while that waits for other loops to end.
+
+        A unit is dead as soon as one of its actors is; the others are then to be stopped. Raises as `loop_end`.
+        """
+        self.loops.remove(loop)
+        end = loop_end(loop)
+        return end if end is LoopEnd.DEAD or not self.loops else None
+
+    def stop(self) -> None:
+        """End all actors, whatever they do, and give their place back."""
+        for actor in self.actors:
+            ray.kill(actor)
+        remove_placement_group(self._placement)
+
+
+def start_unit(plan: TrainingPlan) -> Unit:
+    """A unit of one worker, as soon as there is room for it."""
+    placement = placement_group(bundles(plan), strategy="STRICT_PACK")
+    place = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=0)
+    worker = ray.remote(Worker).options(num_cpus=plan.threads_per_worker, scheduling_strategy=place).remote()
+
+    def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
+        return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker)]
+
+    return Unit(placement, [cast(ActorHandle, worker)], run)
+
+
+def loop_end(loop: ray.ObjectRef) -> LoopEnd:
+    """Why a finished loop ended; raises what the shard computation raised, and `ClusterError` for a false start."""
+    try:
+        ray.get(loop)
+    except RayTaskError as error:  # first: an actor's death that a loop ran into is of both classes
+        if isinstance(error.cause, (RayActorError, ObjectLostError)):
+            return LoopEnd.CUT_OFF
+        raise error.cause or error from error
+    except RayActorError as error:
+        if error.actor_init_failed:
+            raise ClusterError(f"a worker could not start: {last_line(error)}") from error
+        return LoopEnd.DEAD
+    return LoopEnd.OVER
+
+
+def last_line(error: RayActorError) -> str:
+    """The exception at the end of the remote traceback that Ray puts into the message."""
+    return str(error).strip().splitlines()[-1].strip()

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -71,11 +73,12 @@ class CollectiveRun:
         self._plan, self._version = plan, start.version
         self._has_room_at = time.monotonic()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._journal = ray.remote(Journal).options(num_cpus=0, scheduling_strategy=here).remote(plan.server)
+        journal = ray.remote(Journal).options(num_cpus=0, scheduling_strategy=here)
+        self._journal = cast(ActorHandle, journal.remote(plan.server))
         trainer = ray.remote(Trainer).options(
             num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": _ENVIRONMENT}
         )
-        self._trainer = trainer.remote()
+        self._trainer = cast(ActorHandle, trainer.remote())
         self._fit = self._trainer.fit.remote(plan, self._journal)
 
     def watch(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:

@@ -1,6 +1,6 @@
 """The ranks of a collective run: who I am among them, and what all of them compute together."""
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class TorchRanks:
     def share(self, value: Value) -> Value:
         """Rank 0's value (picklable) on every rank."""
         values = [value]
-        dist.broadcast_object_list(values, src=0, group=self._group)
+        dist.broadcast_object_list(values, src=0, group=cast(dist.ProcessGroup | None, self._group))
         return values[0]
 
     def total(self, vector: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from cluster.errors import CheckpointError
+from cluster.ledger import OpenShards
 
 FORMAT_VERSION = 1
 _MAGIC = b"MCBMAML\n"
@@ -30,7 +31,9 @@ class Checkpoint:
     """All that a run needs to continue exactly: `version` meta-steps are done.
 
     `parameters` is flat float32 in the order of `parameter_shapes`; `optimizer_state` is that of the torch optimiser
-    named `optimizer`. The counts run from the beginning of the run, over every resume.
+    named `optimizer`. The counts run from the beginning of the run, over every resume. `average` is the exponential
+    average of the parameters, in runs that keep one; `open_shards` says where the stream of shards stands, in runs
+    whose policy does not end one meta-batch before the next.
     """
 
     version: int
@@ -42,13 +45,22 @@ class Checkpoint:
     num_tasks: int = 0
     num_refused: int = 0
     train_seconds: float = 0.0
+    average: np.ndarray | None = None
+    open_shards: OpenShards | None = None
+
+    @property
+    def evaluated_parameters(self) -> np.ndarray:
+        """What evaluation uses: the average where the run keeps one."""
+        return self.parameters if self.average is None else self.average
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
     """The bytes of a checkpoint file."""
     buffer = io.BytesIO()
     tensor = torch.from_numpy(checkpoint.parameters.copy())
-    torch.save({"parameters": tensor, "optimizer_state": dict(checkpoint.optimizer_state)}, buffer)
+    average = None if checkpoint.average is None else torch.from_numpy(checkpoint.average.copy())
+    vectors = {"parameters": tensor, "average": average}
+    torch.save({**vectors, "optimizer_state": dict(checkpoint.optimizer_state)}, buffer)
     payload = buffer.getvalue()
     header = {
         "format_version": FORMAT_VERSION,
@@ -60,6 +72,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "num_tasks": checkpoint.num_tasks,
         "num_refused": checkpoint.num_refused,
         "train_seconds": checkpoint.train_seconds,
+        "open_shards": checkpoint.open_shards,
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
     head = json.dumps(header).encode()
@@ -83,6 +96,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
             f"format {FORMAT_VERSION}: use the version that wrote it"
         )
     payload = torch.load(io.BytesIO(body[end:]), weights_only=True)
+    average, open_shards = payload.get("average"), header.get("open_shards")
     return Checkpoint(
         version=header["version"],
         parameters=payload["parameters"].numpy(),
@@ -93,6 +107,8 @@ def decode(data: bytes, name: str) -> Checkpoint:
         num_tasks=header["num_tasks"],
         num_refused=header["num_refused"],
         train_seconds=header["train_seconds"],
+        average=None if average is None else average.numpy(),
+        open_shards=None if open_shards is None else OpenShards(open_shards[0], tuple(open_shards[1])),
     )
 
 

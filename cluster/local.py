@@ -3,9 +3,15 @@
 from collections.abc import Callable
 
 from cluster.checkpoint import Checkpoint, save
+from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.server_state import ServerState
+from cluster.shards import ShardReport
+from cluster.slice_state import SliceState
 from cluster.threads import threads
+from cluster.wire import decode, encode
+
+_ME = "local"
 
 
 def train_locally(
@@ -16,25 +22,42 @@ def train_locally(
 ) -> Checkpoint:
     """Run the remaining meta-steps from `start`; returns the last checkpoint, which is also on disk.
 
-    `should_stop` is asked after every meta-step. Raises `RefusedSteps`, and whatever the shard computation raises.
+    `should_stop` is asked after every meta-step. What would travel is rounded as if it did. Raises `RefusedSteps`, and
+    whatever the shard computation raises.
     """
-    state = ServerState(plan.server, start)
+    state, aggregation = ServerState(plan.server, start), plan.aggregation
+    vectors = SliceState(start.parameters, start.optimizer_state, start.average)
+    whole = ParameterSlice(plan.optimizer, plan.num_steps, aggregation.parameter_wire, vectors)
     compute = plan.build_gradient()
     saved = start.version
     with threads(plan.threads_per_worker):
         while not state.is_done:
-            for shard in state.assign("local"):
-                record = state.accept("local", compute(state.parameters, shard))
-                if record is not None:
-                    on_step(record)
-            if state.is_checkpoint_due and state.version != saved:
-                save(state.checkpoint(), plan.checkpoint_dir, plan.checkpoint_keep)
+            record = None
+            base, parameters = state.num_updates, decode(whole.published)
+            for shard in state.assign(_ME):
+                report = compute(parameters, shard)
+                report = report._replace(gradient=encode(report.gradient, aggregation.gradient_wire))
+                record = _take_in(state, whole, base, report)
+            if record is None:
+                continue
+            on_step(record)
+            if state.is_checkpoint_due:
+                save(state.checkpoint(whole.state()), plan.checkpoint_dir, plan.checkpoint_keep)
                 saved = state.version
             if should_stop():
                 break
     if state.failure is not None:
         raise state.failure
-    last = state.checkpoint()
+    last = state.checkpoint(whole.state())
     if state.version != saved:
         save(last, plan.checkpoint_dir, plan.checkpoint_keep)
     return last
+
+
+def _take_in(state: ServerState, whole: ParameterSlice, base: int, report: ShardReport) -> StepRecord | None:
+    """What the server does with a report; one worker's gradients are never late, so there is at most one update."""
+    key = state.accept(_ME, base, report)
+    if key is not None:
+        whole.push(key, report.gradient)
+    update = state.next_update()
+    return None if update is None else state.finish_update(whole.make(update))

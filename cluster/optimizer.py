@@ -2,16 +2,19 @@
 
 import copy
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
+from cluster.blocks import norm, squared_sums
 from cluster.errors import CheckpointError, UserError
 from cluster.plan import OptimizerPlan
 from cluster.threads import threads
 
 _NOT_FLAT = {"LBFGS", "Muon", "SparseAdam"}  # want a closure, matrices or sparse gradients
+_NOT_ELEMENTWISE = "adafactor"  # moves by the root mean square over the whole vector
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -28,13 +31,31 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     return classes[name.lower()]
 
 
+def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
+    """Raise `UserError` for an unknown optimiser, options that it lacks or refuses, or one that cannot be sliced."""
+    kind = optimizer_class(plan.name)
+    if num_slices > 1 and plan.name.lower() == _NOT_ELEMENTWISE:
+        raise UserError(
+            f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1"
+        )
+    known = inspect.signature(kind).parameters
+    for name in plan.options:
+        if name not in known:
+            settable = sorted({"weight_decay", "momentum", "betas", "eps"} & set(known))
+            raise UserError(f"optimizer {plan.name!r} has no option {name}: it has {', '.join(settable) or 'none'}")
+    try:
+        _make(plan, torch.nn.Parameter(torch.zeros(1)))
+    except ValueError as error:
+        raise UserError(f"optimizer {plan.name!r} refuses its options: {error}") from error
+
+
 class FlatOptimizer:
     """A torch optimiser over one flat float32 vector; computes with one thread, so its bits depend on no setting."""
 
     def __init__(self, plan: OptimizerPlan, num_steps: int, parameters: np.ndarray) -> None:
         self._plan, self._num_steps = plan, num_steps
         self._parameter = torch.nn.Parameter(torch.tensor(parameters))
-        self._optimizer = optimizer_class(plan.name)([self._parameter], lr=plan.learning_rate)
+        self._optimizer = _make(plan, self._parameter)
 
     @property
     def parameters(self) -> np.ndarray:
@@ -66,6 +87,9 @@ class FlatOptimizer:
 
 
 def gradient_norm(gradient: np.ndarray) -> float:
-    """Euclidean norm, summed in float64 by one thread; infinite where the float32 square of it would overflow."""
-    squared = float(np.square(gradient, dtype=np.float64).sum())
-    return float("inf") if squared > float(np.finfo(np.float32).max) else squared**0.5
+    """`cluster.blocks.norm` of a whole vector."""
+    return norm(squared_sums(gradient))
+
+
+def _make(plan: OptimizerPlan, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
+    return optimizer_class(plan.name)([parameter], lr=plan.learning_rate, **plan.options)

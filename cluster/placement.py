@@ -8,7 +8,7 @@ Resources = Mapping[str, float]
 
 
 def num_units(plan: TrainingPlan) -> int:
-    """Units of a run at their most: more than shards would have nothing to do."""
+    """Units of a run at their most: more than can have a shard at once would have nothing to do."""
     return plan.max_workers
 
 

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cluster.aggregation import AggregationPlan
+from cluster.blocks import slice_bounds
 from cluster.errors import UserError
+from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
 
 
@@ -18,7 +21,9 @@ class OptimizerPlan:
 
     `name` is a class of `torch.optim` in any case. The learning rate rises linearly over the first `warmup`
     meta-steps and then is constant or falls by a half cosine to 0 at `num_steps`. `clip_norm` bounds the global norm
-    of the meta-gradient. `max_refused_steps` non-finite meta-gradients are tolerated in a run.
+    of the meta-gradient. `max_refused_steps` non-finite meta-gradients are tolerated in a run. Of the optimiser's own
+    options, those that are None keep torch's default. `average_decay` asks for an exponential average of the
+    parameters, which evaluation uses.
     """
 
     name: str = "adam"
@@ -27,6 +32,11 @@ class OptimizerPlan:
     warmup: int = 0
     clip_norm: float | None = None
     max_refused_steps: int = 10
+    weight_decay: float | None = None
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    epsilon: float | None = None
+    average_decay: float | None = None
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range."""
@@ -36,7 +46,20 @@ class OptimizerPlan:
             raise UserError(f"schedule={self.schedule!r} must be 'cosine' or 'constant'")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"clip_norm={self.clip_norm} must be positive, or None for no clipping")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise UserError(f"average_decay={self.average_decay} must lie between 0 and 1, or be None for no average")
         _at_least(0, warmup=self.warmup, max_refused_steps=self.max_refused_steps)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What was chosen of the optimiser's own options, by torch's names."""
+        chosen = {
+            "weight_decay": self.weight_decay,
+            "momentum": self.momentum,
+            "betas": self.betas,
+            "eps": self.epsilon,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def learning_rate_at(self, version: int, num_steps: int) -> float:
         r"""Learning rate of the step that ends `version`, a pure function, so that a resumed run needs no history.
@@ -51,6 +74,13 @@ class OptimizerPlan:
         progress = (version - self.warmup) / max(1, num_steps - self.warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
+    def average_decay_at(self, number: int) -> float:
+        r"""Weight of the past in the average after update `number` (0 is the first): $\min(d, \frac{1 + n}{10 + n})$.
+
+        The initial parameters are forgotten soon, however slow the average is later.
+        """
+        return min(self.average_decay or 0.0, (1 + number) / (10 + number))
+
 
 @dataclass(frozen=True)
 class ServerPlan:
@@ -61,6 +91,7 @@ class ServerPlan:
     num_shards: int
     num_workers: int
     optimizer: OptimizerPlan
+    aggregation: AggregationPlan
     parameter_shapes: Mapping[str, tuple[int, ...]]
     checkpoint_dir: Path
     checkpoint_every: int
@@ -80,11 +111,11 @@ class TrainingPlan:
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
-    or the workers among themselves by all-reduce. `num_workers=0` trains in this process, without Ray; more workers
-    than shards (tasks, if `collective`) are not started. The run begins once `min_workers` (None: all) have a place,
-    for which it waits `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer
-    than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every`
-    meta-steps and at the end, the newest `checkpoint_keep` are kept.
+    as `aggregation` says, or the workers among themselves by all-reduce. `num_workers=0` trains in this process,
+    without Ray; more workers than can have something to do at once are not started. The run begins once `min_workers`
+    (None: all) have a place, for which it waits `start_timeout_s`, and goes on with what is left when nodes leave; it
+    ends, saved, when fewer than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint is written
+    every `checkpoint_every` meta-steps and at the end, the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -101,6 +132,7 @@ class TrainingPlan:
     start_timeout_s: float = 8.0
     regrow_timeout_s: float = 600.0
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
+    aggregation: AggregationPlan = field(default_factory=AggregationPlan)
     checkpoint_every: int = 200
     checkpoint_keep: int = 3
     settings_yaml: str = ""
@@ -124,11 +156,16 @@ class TrainingPlan:
             )
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
+        slice_bounds(len(self.parameters), self.aggregation.num_slices)
+        if self.strategy == "collective":
+            _require_defaults(self.aggregation)
 
     @property
     def max_workers(self) -> int:
-        """Workers that have something to do."""
-        return min(self.num_workers, self.meta_batch if self.strategy == "collective" else self.num_shards)
+        """Workers at the most: more than can have a shard (a task, if `collective`) at once would do nothing."""
+        if self.strategy == "collective":
+            return min(self.num_workers, self.meta_batch)
+        return min(self.num_workers, num_useful_workers(self.aggregation.policy, self.num_shards, self.num_steps))
 
     @property
     def min_to_start(self) -> int:
@@ -149,6 +186,7 @@ class TrainingPlan:
             num_shards=self.num_shards,
             num_workers=self.num_workers,
             optimizer=self.optimizer,
+            aggregation=self.aggregation,
             parameter_shapes=self.parameter_shapes,
             checkpoint_dir=Path(self.checkpoint_dir).absolute(),
             checkpoint_every=self.checkpoint_every,
@@ -161,9 +199,13 @@ class StepRecord(NamedTuple):
     """One meta-step as it is logged. Losses are means over tasks; a refused step's may be NaN.
 
     `version` counts the meta-steps done, this one included. `per_mode` holds, for each true mode with tasks in the
-    meta-batch, `nll`, `squared_error` and `count`. `gradient_norm` is taken before clipping. `compute_s` is the
-    longest that any worker computed, `communication_s` the rest of `step_s`. Staleness is in meta-steps.
-    `refused` counts the refused steps of the run so far, this one included.
+    meta-batch, `nll`, `squared_error` and `count`. `gradient_norm` is taken before clipping, a mean over the updates
+    of an asynchronous meta-step. `compute_s` is the longest that any worker computed, `communication_s` the rest of
+    `step_s`. Staleness is in updates of the parameters. `refused` counts the refused steps of the run so far, this
+    one included. `queue_length` is the largest number of gradients that waited at the server, for a shard before
+    theirs or for the update under way; `refused_pushes` those too stale to count and `repeats` those of a shard that
+    was already there; `num_bytes` what gradients and parameters took on the wire; `waiting_s` what workers, all
+    together, waited for a shard.
     """
 
     version: int
@@ -181,6 +223,11 @@ class StepRecord(NamedTuple):
     staleness_mean: float
     staleness_max: int
     refused: int
+    queue_length: int = 0
+    refused_pushes: int = 0
+    repeats: int = 0
+    num_bytes: int = 0
+    waiting_s: float = 0.0
 
 
 class TrainingResult(NamedTuple):
@@ -198,6 +245,17 @@ class TrainingResult(NamedTuple):
     num_refused: int
     checkpoint: Path
     interrupted: bool
+
+
+def _require_defaults(aggregation: AggregationPlan) -> None:
+    """Raise `UserError` for the first setting of a parameter server that was changed."""
+    for setting in fields(AggregationPlan):
+        value, default = getattr(aggregation, setting.name), setting.default
+        if value != default:
+            raise UserError(
+                f"{setting.name}={value} is for a parameter server, which strategy='collective' does without: "
+                f"leave it at {default}, or choose --cluster.strategy server"
+            )
 
 
 def _at_least(low: int, **values: int) -> None:

@@ -1,34 +1,102 @@
 """Decisions of the runtime as pure functions and values; whoever holds an actor carries them out."""
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.errors import UserError
+
 MAX_ASSIGNED = 4  # shards that a worker holds and reports at once: it bounds the message and what a death loses
+_ENOUGH_TIMES = 5  # shard times that a median is taken of
+_SHORTEST_STRAGGLER_S = 0.25  # less is the machine's noise, and not worth computing twice
 
 
 class ServerPolicy(Protocol):
-    """When the server takes a gradient, and when it takes a step."""
+    """When the server takes a gradient, and when the parameters move.
 
-    def admits(self, shard_version: int, server_version: int) -> bool:
-        """Whether a gradient computed at `shard_version` counts for the step that the server is gathering."""
+    In every policy a meta-step is `num_shards` accepted gradients, each of another shard, so a run of `num_steps`
+    uses every task of every meta-batch once. Staleness is the number of updates that the parameters saw between the
+    moment when a gradient's worker was given them and the update that the gradient takes part in.
+    """
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether an update sums the shards of one meta-batch, in their order."""
         ...
 
-    def is_due(self, num_reported: int, num_shards: int) -> bool:
-        """Whether the gathered gradients make a step."""
+    @property
+    def num_ahead(self) -> int | None:
+        """Meta-batches beyond the present one whose shards may be computed already; None: all."""
+        ...
+
+    def updates_per_step(self, num_shards: int) -> int:
+        """Updates of the parameters that a meta-step makes."""
+        ...
+
+    def admits(self, staleness: int) -> bool:
+        """Whether a gradient counts; what is refused is computed anew."""
         ...
 
 
 @dataclass(frozen=True)
-class Synchronous:
-    """A step waits for all shards of its own version: staleness is 0 and the result exact."""
+class Stale:
+    """A meta-step is one update, by the sum of the first `num_shards` gradients at most `bound` updates old.
 
-    def admits(self, shard_version: int, server_version: int) -> bool:
-        """Only the present version's shards count; an older one is a repeat of a shard already summed."""
-        return shard_version == server_version
+    Shards of up to `bound` later meta-batches are handed out meanwhile, so nobody waits for a slow worker. `bound` 0
+    is the synchronous policy: an update waits for all shards of its own meta-batch, and the result is exact.
+    """
 
-    def is_due(self, num_reported: int, num_shards: int) -> bool:
-        """Once every shard is in."""
-        return num_reported == num_shards
+    bound: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for a bound below 0."""
+        if self.bound < 0:
+            raise UserError(f"staleness bound={self.bound} must be at least 0, the synchronous policy")
+
+    @property
+    def is_ordered(self) -> bool:
+        """Only without staleness is it known beforehand which shards an update sums."""
+        return self.bound == 0
+
+    @property
+    def num_ahead(self) -> int:
+        """As far as a gradient of today may be used."""
+        return self.bound
+
+    def updates_per_step(self, num_shards: int) -> int:
+        """One."""
+        return 1
+
+    def admits(self, staleness: int) -> bool:
+        """At most `bound`; below 0 is a gradient from parameters that a restart took back."""
+        return 0 <= staleness <= self.bound
+
+
+SYNCHRONOUS = Stale(0)
+
+
+@dataclass(frozen=True)
+class Asynchronous:
+    """Every accepted gradient is an update of its own, by the mean over its shard's tasks, however old it is."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def num_ahead(self) -> None:
+        """No end but the run's."""
+        return None
+
+    def updates_per_step(self, num_shards: int) -> int:
+        """One for every shard."""
+        return num_shards
+
+    def admits(self, staleness: int) -> bool:
+        """All but a gradient from parameters that a restart took back."""
+        return staleness >= 0
 
 
 def num_to_assign(num_free: int, num_workers: int) -> int:
@@ -39,6 +107,22 @@ def num_to_assign(num_free: int, num_workers: int) -> int:
     """
     share = num_free if num_workers <= 1 else -(-num_free // (2 * num_workers))
     return min(share, MAX_ASSIGNED)
+
+
+def num_useful_workers(policy: ServerPolicy, num_shards: int, num_steps: int) -> int:
+    """Workers that can hold a shard at the same time: more would wait for ever."""
+    ahead = num_steps if policy.num_ahead is None else policy.num_ahead + 1
+    return num_shards * min(ahead, num_steps)
+
+
+def straggles_after_s(recent_s: Sequence[float], factor: float | None) -> float | None:
+    """Seconds after which a shard is given to an idle worker as well: `factor` times the median of recent ones.
+
+    None is never: without a factor, and as long as there are too few times to tell.
+    """
+    if factor is None or len(recent_s) < _ENOUGH_TIMES:
+        return None
+    return max(factor * statistics.median(recent_s), _SHORTEST_STRAGGLER_S)
 
 
 def may_replace_worker(deaths_since_step: int, num_workers: int) -> bool:

@@ -10,12 +10,16 @@ from typing import NamedTuple, Protocol
 
 from cluster.checkpoint import Checkpoint
 from cluster.errors import ClusterError
+from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.portions import add_up, portion, sum_by_name
 from cluster.ranks import Ranks
 from cluster.server_state import ServerState
 from cluster.shards import ComputesMetaGradient, Shard, ShardReport
+from cluster.slice_state import SliceState
 from cluster.threads import threads
+
+_ALL = "ranks"  # to the server's state, all ranks are one worker that computes a meta-batch in one shard
 
 
 class Diary(Protocol):
@@ -54,6 +58,8 @@ class Rank:
     def __init__(self, plan: TrainingPlan, start: Checkpoint, ranks: Ranks, diary: Diary) -> None:
         self._plan, self._ranks, self._diary = plan, ranks, diary
         self._state = ServerState(replace(plan.server, num_shards=1), start)
+        vectors = SliceState(start.parameters, start.optimizer_state, start.average)
+        self._whole = ParameterSlice(plan.optimizer, plan.num_steps, "float32", vectors)
         self._saved = start.version
         self._compute: ComputesMetaGradient | None = None
 
@@ -74,24 +80,32 @@ class Rank:
 
     def _step(self) -> bool:
         """One meta-step; whether to go on."""
-        (shard,) = self._state.assign("ranks")
+        (shard,) = self._state.assign(_ALL)
         mine = self._compute_mine(shard)
-        shares = self._ranks.gather(
-            Share(
-                mine.statistics if mine else {},
-                mine.compute_s if mine else 0.0,
-                self._diary.is_stopping,
-                mine is None,
-            )
-        )
+        if mine is None:
+            share = Share({}, 0.0, is_stopping=False, has_failed=True)
+        else:
+            share = Share(mine.statistics, mine.compute_s, self._diary.is_stopping, has_failed=False)
+        shares = self._ranks.gather(share)
         if mine is None or any(share.has_failed for share in shares):
             return False
         statistics = sum_by_name([share.statistics for share in shares])
         longest = max(share.compute_s for share in shares)
-        record = self._state.accept("ranks", ShardReport(shard, self._ranks.total(mine.gradient), statistics, longest))
-        if record is not None and self._ranks.index == 0:
+        record = self._update(ShardReport(shard, self._ranks.total(mine.gradient), statistics, longest))
+        if self._ranks.index == 0:
             self._diary.add(record)
         return not any(share.is_stopping for share in shares)
+
+    def _update(self, report: ShardReport) -> StepRecord:
+        """Take the optimiser's step; the record has the bytes of a ring all-reduce."""
+        key = self._state.accept(_ALL, self._state.num_updates, report)
+        if key is not None:
+            self._whole.push(key, report.gradient)
+        update = self._state.next_update()
+        record = None if update is None else self._state.finish_update(self._whole.make(update))
+        if record is None:
+            raise RuntimeError(f"the whole of meta-step {report.shard.version} did not make an update")
+        return record._replace(num_bytes=2 * (self._ranks.size - 1) * report.gradient.nbytes, queue_length=0)
 
     def _compute_mine(self, shard: Shard) -> ShardReport | None:
         """This rank's part of the meta-gradient; None if it failed, and the diary says why."""
@@ -99,14 +113,14 @@ class Rank:
             if self._compute is None:
                 self._compute = self._plan.build_gradient()
             pieces = portion(shard, self._plan.num_shards, self._ranks.index, self._ranks.size)
-            return add_up(shard, [self._compute(self._state.parameters, piece) for piece in pieces])
+            return add_up(shard, [self._compute(self._whole.parameters, piece) for piece in pieces])
         except Exception as error:
             self._diary.fail(error)
             return None
 
     def _save(self) -> bool:
         """Write a checkpoint if all ranks agree on the parameters; whether they do."""
-        digests = self._ranks.gather(hashlib.sha256(self._state.parameters.data).hexdigest())
+        digests = self._ranks.gather(hashlib.sha256(self._whole.parameters.data).hexdigest())
         if len(set(digests)) > 1:
             self._fail(
                 ClusterError(
@@ -117,7 +131,7 @@ class Rank:
             return False
         self._saved = self._state.version
         if self._ranks.index == 0:
-            self._diary.save(self._state.checkpoint())
+            self._diary.save(self._state.checkpoint(self._whole.state()))
         return True
 
     def _fail(self, error: Exception) -> None:

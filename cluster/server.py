@@ -1,29 +1,32 @@
 """The parameter server actor: an asyncio shell around `ServerState` that hands out shards and saves checkpoints."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import ray
+from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint, load_newest, save
 from cluster.plan import ServerPlan, StepRecord
 from cluster.server_state import ServerState
 from cluster.shards import Shard, ShardReport
-
-_DIRECT_BYTES = 1024**2  # vectors up to this size are returned, larger ones put once for all workers of a node
+from cluster.slices import InSlices
+from cluster.vectors import InServer, Published, Vectors
 
 
 class Assignment(NamedTuple):
-    """Shards for a worker, none when the run is over, and the parameters if they changed since its last assignment.
+    """Shards for a worker, none when the run is over, to be computed at parameters that saw `base` updates.
 
-    The parameters are the vector itself, or a list of one reference to it (a bare reference would be fetched before
-    the reply is).
+    The parameters, as they travel, come if they changed since the worker's last assignment: the vector itself or a
+    list of references to it (a bare reference would be fetched before the reply is). `slices` come with a worker's
+    first parameters: where its gradients go, empty if to the server.
     """
 
     shards: tuple[Shard, ...]
-    parameters: np.ndarray | list[ray.ObjectRef] | None
+    base: int
+    parameters: Published | None
+    slices: tuple[ActorHandle, ...] | None
 
 
 class Progress(NamedTuple):
@@ -41,26 +44,33 @@ class Server:
 
     def __init__(self, plan: ServerPlan) -> None:
         self._plan = plan
-        self._state = ServerState(plan, load_newest(plan.checkpoint_dir))
+        start = load_newest(plan.checkpoint_dir)
+        self._state = ServerState(plan, start)
+        self._vectors: Vectors = InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start)
+        self._updating = asyncio.Lock()
         self._records: list[StepRecord] = []
-        self._version_at: dict[str, int] = {}
-        self._published: tuple[int, np.ndarray | list[ray.ObjectRef]] = (-1, [])
+        self._base_at: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._stopped = False
         self._error: Exception | None = None
         self._saved = self._state.version
         self._saving: asyncio.Task[None] | None = None
 
-    async def exchange(self, worker_id: str, reports: Sequence[ShardReport]) -> Assignment:
-        """Take a worker's reports in and answer with its next assignment once there is one."""
-        for report in reports:
-            self._accept(worker_id, report)
+    async def exchange(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
+        """Take a worker's reports in, computed after `base` updates; answer with its next assignment once there is one.
+
+        A worker that has more to report does so before it asks: what it holds and does not report is given to others.
+        """
+        await self._vectors.start()
+        await self._take_in(worker_id, base, reports)
+        asked_at = time.perf_counter()
         while not self._is_over:
             shards = self._state.assign(worker_id)
             if shards:
-                return Assignment(shards, self._parameters_for(worker_id))
-            await self._changed.wait()
-        return Assignment((), None)
+                self._state.waited(time.perf_counter() - asked_at)
+                return self._assignment(worker_id, shards)
+            await self._change(self._state.take_over_in_s(worker_id))
+        return Assignment((), base, None, None)
 
     async def release(self, worker_id: str) -> int:
         """Give a dead worker's shards to others; returns how many shards that were."""
@@ -71,7 +81,7 @@ class Server:
     async def progress(self, seen: int) -> Progress:
         """The meta-steps after version `seen`, waiting for one unless the run is over; those before are forgotten."""
         while not self._records_after(seen) and not self._is_over:
-            await self._changed.wait()
+            await self._change(None)
         return Progress(self._records_after(seen), self._is_over)
 
     async def finish(self, seen: int) -> tuple[list[StepRecord], Checkpoint]:
@@ -81,12 +91,14 @@ class Server:
         """
         self._stopped = True
         self._notify()
-        if self._saving is not None:
-            await self._saving
-        error = self._error or self._state.failure
-        if error is not None:
-            raise error
-        last = self._state.checkpoint()
+        await self._vectors.start()
+        async with self._updating:
+            if self._saving is not None:
+                await self._saving
+            error = self._error or self._state.failure
+            if error is not None:
+                raise error
+            last = self._state.checkpoint(await self._vectors.state())
         if self._state.version != self._saved:
             await asyncio.to_thread(save, last, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         return self._records_after(seen), last
@@ -95,16 +107,29 @@ class Server:
     def _is_over(self) -> bool:
         return self._stopped or self._error is not None or self._state.is_done
 
-    def _accept(self, worker_id: str, report: ShardReport) -> None:
-        if self._is_over:
-            return
-        record = self._state.accept(worker_id, report)
-        if record is not None:
+    async def _take_in(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> None:
+        """Take reports in one by one, and make the updates that fall due."""
+        for report in reports:
+            if self._is_over:
+                return
+            key = self._state.accept(worker_id, base, report)
+            if key is not None:
+                self._vectors.keep(key, report.gradient, self._state)
+            if not self._updating.locked():  # else who holds the lock makes this update too
+                async with self._updating:
+                    await self._make_updates()
+
+    async def _make_updates(self) -> None:
+        while not self._is_over and (update := self._state.next_update()) is not None:
+            record = self._state.finish_update(await self._vectors.make(update))
+            if record is None:
+                continue
             self._records.append(record)
             self._notify()
             if self._state.is_checkpoint_due:
                 self._saved = self._state.version
-                self._saving = asyncio.ensure_future(self._save(self._state.checkpoint(), self._saving))
+                checkpoint = self._state.checkpoint(await self._vectors.state())
+                self._saving = asyncio.ensure_future(self._save(checkpoint, self._saving))
 
     def _records_after(self, seen: int) -> list[StepRecord]:
         self._records = [record for record in self._records if record.version > seen]
@@ -115,16 +140,22 @@ class Server:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _parameters_for(self, worker_id: str) -> np.ndarray | list[ray.ObjectRef] | None:
-        version = self._state.version
-        if self._version_at.get(worker_id) == version:
-            return None
-        self._version_at[worker_id] = version
-        if self._published[0] != version:
-            parameters = self._state.parameters
-            small = parameters.nbytes <= _DIRECT_BYTES
-            self._published = (version, parameters if small else [ray.put(parameters)])
-        return self._published[1]
+    async def _change(self, timeout_s: float | None) -> None:
+        """Wait until something changes, or so long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _assignment(self, worker_id: str, shards: tuple[Shard, ...]) -> Assignment:
+        base = self._state.num_updates
+        if self._base_at.get(worker_id) == base:
+            return Assignment(shards, base, None, None)
+        slices = None if worker_id in self._base_at else self._vectors.slices
+        self._base_at[worker_id] = base
+        self._state.sent_parameters()
+        return Assignment(shards, base, self._vectors.published, slices)
 
     async def _save(self, checkpoint: Checkpoint, previous: asyncio.Task[None] | None) -> None:
         """Write one checkpoint after the one before it; a failure ends the run."""

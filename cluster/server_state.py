@@ -1,52 +1,53 @@
-"""The parameter server as a plain object: assignments out, reports in, a meta-step when all is there.
+"""The parameter server's decisions as a plain object: assignments out, reports in, an update when all is there.
 
-It knows no Ray and no learner. The actor (`server.py`) and the in-process run (`local.py`) are shells around it, which
-is why they give the same bits.
+It knows no Ray, no learner and no vectors: those are a `ParameterSlice`'s or those of several. The actor (`server.py`)
+and the in-process run (`local.py`) are shells around it, which is why they give the same bits.
 """
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from cluster.buffer import GradientBuffer
+from cluster.aggregation import NUM_BYTES, WireType
 from cluster.checkpoint import Checkpoint
 from cluster.errors import RefusedSteps
-from cluster.ledger import ShardLedger
-from cluster.optimizer import FlatOptimizer, gradient_norm
+from cluster.ledger import OpenShards, ShardLedger
 from cluster.plan import ServerPlan, StepRecord
-from cluster.policies import ServerPolicy, Synchronous, num_to_assign
-from cluster.shards import Shard, ShardReport, plan
+from cluster.policies import num_to_assign
+from cluster.shards import GradientKey, Shard, ShardReport
+from cluster.slice_state import SliceState
+from cluster.tally import StepTally
+from cluster.update import Made, Update
 
 
 class ServerState:
-    """Meta-parameters, optimiser, and the meta-step being gathered, continued from a `checkpoint` that fits the plan.
+    """Which shards are out, which gradients are in, and where the run stands, continued from a fitting `checkpoint`.
 
-    `cluster.checkpoint.require_fit` says whether it does.
+    `cluster.checkpoint.require_fit` says whether it fits.
     """
 
     def __init__(
-        self,
-        server_plan: ServerPlan,
-        checkpoint: Checkpoint,
-        policy: ServerPolicy | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        self, server_plan: ServerPlan, checkpoint: Checkpoint, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._plan, self._policy, self._clock = server_plan, policy or Synchronous(), clock
-        self._optimizer = FlatOptimizer(server_plan.optimizer, server_plan.num_steps, checkpoint.parameters)
-        if checkpoint.optimizer_state:
-            self._optimizer.load(checkpoint.optimizer_state)
+        self._plan, self._clock = server_plan, clock
+        self._policy = server_plan.aggregation.policy
+        self._updates_per_step = self._policy.updates_per_step(server_plan.num_shards)
         self._version = checkpoint.version
+        start = checkpoint.open_shards or OpenShards(checkpoint.version * server_plan.num_shards, ())
+        self._num_updates = start.num_counted * self._updates_per_step // server_plan.num_shards
         self._num_tasks = checkpoint.num_tasks
         self._num_refused = checkpoint.num_refused
         self._train_seconds = checkpoint.train_seconds
+        self._ledger = ShardLedger(server_plan.meta_batch, server_plan.num_shards, start)
+        self._gathered: dict[GradientKey, ShardReport] = {}
+        self._early: dict[int, GradientKey] = {}
+        self._summable: list[GradientKey] = []
+        self._unused: list[GradientKey] = []
+        self._under_way: tuple[Update, dict[GradientKey, ShardReport]] | None = None
+        self._tally = StepTally()
         self._released: set[str] = set()
         self._failure: RefusedSteps | None = None
         self._step_started: float | None = None
-        self._parameters = self._optimizer.parameters
-        self._open_step()
 
     @property
     def version(self) -> int:
@@ -54,9 +55,9 @@ class ServerState:
         return self._version
 
     @property
-    def parameters(self) -> np.ndarray:
-        """The present version's flat vector: read-only, and another array for every version."""
-        return self._parameters
+    def num_updates(self) -> int:
+        """Updates that the parameters have seen: a gradient's `base` if it is computed now."""
+        return self._num_updates
 
     @property
     def is_done(self) -> bool:
@@ -75,118 +76,154 @@ class ServerState:
         return self._failure is None and (every or self._version == self._plan.num_steps)
 
     def assign(self, worker_id: str) -> tuple[Shard, ...]:
-        """Shards of the present version for a worker that has nothing to do; empty if there are none for now.
+        """Shards to compute at the present parameters for a worker that has none; empty if there are none for now.
 
-        A worker that was released gets none: its question may still be here when it is dead.
+        Where nothing is free, a shard that another worker has had for too long. A worker that was released gets none:
+        its question may still be here when it is dead.
         """
         if self.is_done or worker_id in self._released:
             return ()
+        now = self._clock()
         if self._step_started is None:
-            self._step_started = self._clock()
-        return self._ledger.take(worker_id, num_to_assign(self._ledger.num_free, self._plan.num_workers))
+            self._step_started = now
+        self._ledger.release(worker_id)
+        num = num_to_assign(self._ledger.num_free(self._end), self._plan.num_workers)
+        taken = self._ledger.take(worker_id, num if self._updates_per_step == 1 else min(num, 1), self._end, now)
+        return taken or self._ledger.take_over(worker_id, self._plan.aggregation.straggler_factor, now)
+
+    def take_over_in_s(self, worker_id: str) -> float | None:
+        """Seconds after which a worker that got nothing should ask again though nothing happened; None: never."""
+        return self._ledger.take_over_in_s(worker_id, self._plan.aggregation.straggler_factor, self._clock())
 
     def release(self, worker_id: str) -> int:
         """Take back what a dead worker held, to be assigned again; returns how many shards that were."""
         self._released.add(worker_id)
         return self._ledger.release(worker_id)
 
-    def accept(self, worker_id: str, report: ShardReport) -> StepRecord | None:
-        """Take a shard's report in; the record of the meta-step if this completes one.
+    def accept(self, worker_id: str, base: int, report: ShardReport) -> GradientKey | None:
+        """Take a report of a gradient at parameters of `base` updates in: its key if it counts.
 
-        A report of a version that the policy does not admit, or of a shard that is already in, changes nothing.
+        It does not if its shard is here already (a repeat), or if the policy refuses its staleness: then the shard is
+        computed anew.
         """
-        if self.is_done or not self._policy.admits(report.shard.version, self._version):
+        if self.is_done:
             return None
-        if not self._buffer.add(report):
+        shard = report.shard
+        key = GradientKey(shard.version, shard.index, base)
+        self._tally.num_bytes += self._bytes_of(self._plan.aggregation.gradient_wire)
+        if not self._ledger.is_open(shard):
+            self._tally.repeats += 1
+            if key not in self._gathered:
+                self._unused.append(key)
             return None
-        self._ledger.report(report.shard)
-        self._compute_s[worker_id] += report.compute_s
-        self._num_reported += 1
-        if not self._policy.is_due(self._num_reported, self._plan.num_shards):
+        if not self._policy.admits(self._num_updates + (self._under_way is not None) - base):
+            self._tally.refused_pushes += 1
+            self._ledger.refuse(worker_id, shard)
+            self._unused.append(key)
             return None
-        return self._step()
+        self._ledger.gather(worker_id, shard, self._clock())
+        self._gathered[key] = report
+        self._line_up(key)
+        self._tally.computed(worker_id, report.compute_s)
+        waiting = len(self._gathered) if self._under_way else len(self._early)
+        self._tally.queue_length = max(self._tally.queue_length, waiting)
+        return key
 
-    def checkpoint(self) -> Checkpoint:
-        """A copy of all that a run needs to continue from the present version."""
+    def sent_parameters(self) -> None:
+        """A worker is given the parameters."""
+        self._tally.num_bytes += self._bytes_of(self._plan.aggregation.parameter_wire)
+
+    def waited(self, seconds: float) -> None:
+        """A worker waited for its shards."""
+        self._tally.waiting_s += seconds
+
+    @property
+    def summable(self) -> Sequence[GradientKey]:
+        """The first gradients of the next update, as far as they are here and their order is settled."""
+        return self._summable
+
+    def next_update(self) -> Update | None:
+        """The update that is due, if one is and none is under way; `finish_update` must follow."""
+        num = self._plan.num_shards // self._updates_per_step
+        if self._under_way is not None or len(self._summable) < num or self.is_done:
+            return None
+        keys, self._summable = tuple(self._summable[:num]), self._summable[num:]
+        reports = {key: self._gathered.pop(key) for key in keys}
+        shard = reports[keys[0]].shard
+        scale = 1.0 if self._updates_per_step == 1 else shard.meta_batch / shard.num_tasks
+        update = Update(self._num_updates, self._version, keys, scale, tuple(self._unused))
+        self._unused.clear()
+        self._under_way = (update, reports)
+        return update
+
+    def finish_update(self, made: Made) -> StepRecord | None:
+        """The update is made, or refused if its norm is not finite; the record of the meta-step if this ends one."""
+        if self._under_way is None:
+            raise RuntimeError("no update is under way")
+        update, reports = self._under_way
+        self._under_way = None
+        self._ledger.count([(key.version, key.index) for key in update.keys])
+        self._tally.updated(reports, update.number, made.norm)
+        self._num_tasks += sum(report.num_tasks for report in reports.values())
+        if not math.isfinite(made.norm):
+            self._refuse(None if made.not_finite is None else reports[update.keys[made.not_finite]].shard)
+        self._num_updates += 1
+        return self._close_step() if self._num_updates % self._updates_per_step == 0 else None
+
+    def checkpoint(self, vectors: SliceState) -> Checkpoint:
+        """All that a run needs to continue from here, with the whole of the vectors as they are now."""
+        start = self._ledger.open_shards()
         return Checkpoint(
             version=self._version,
-            parameters=self._parameters,
+            parameters=vectors.parameters,
             parameter_shapes=self._plan.parameter_shapes,
             optimizer=self._plan.optimizer.name,
-            optimizer_state=self._optimizer.state(),
+            optimizer_state=vectors.optimizer_state,
             settings_yaml=self._plan.settings_yaml,
             num_tasks=self._num_tasks,
             num_refused=self._num_refused,
             train_seconds=self._train_seconds,
+            average=vectors.average,
+            open_shards=None if start == (self._version * self._plan.num_shards, ()) else start,
         )
 
-    def _open_step(self) -> None:
-        shards = plan(self._version, self._plan.meta_batch, self._plan.num_shards)
-        self._ledger = ShardLedger(shards)
-        self._buffer = GradientBuffer(shards, len(self._parameters))
-        self._compute_s: defaultdict[str, float] = defaultdict(float)
-        self._num_reported = 0
+    @property
+    def _end(self) -> int:
+        """The position of the first shard that is not to be computed yet."""
+        ahead = self._policy.num_ahead
+        last = self._plan.num_steps if ahead is None else min(self._plan.num_steps, self._version + 1 + ahead)
+        return last * self._plan.num_shards
 
-    def _step(self) -> StepRecord:
-        """Apply or refuse the gathered meta-gradient; either way the version is done, and other tasks come next."""
-        norm = gradient_norm(self._buffer.gradient)
-        if math.isfinite(norm):
-            self._optimizer.step(self._buffer.gradient, norm, self._version)
-            self._parameters = self._optimizer.parameters
-        else:
-            self._refuse()
-        record = self._record(norm)
+    def _line_up(self, key: GradientKey) -> None:
+        """Put an accepted gradient behind those that are summed before it, once they are here."""
+        if not self._policy.is_ordered:
+            self._summable.append(key)
+            return
+        self._early[key.index] = key
+        while len(self._summable) in self._early:
+            self._summable.append(self._early.pop(len(self._summable)))
+
+    def _bytes_of(self, wire: WireType) -> int:
+        return NUM_BYTES[wire] * self._plan.num_parameters
+
+    def _close_step(self) -> StepRecord:
+        now = self._clock()
+        step_s = now - self._step_started if self._step_started is not None else 0.0
+        self._step_started = now
+        self._train_seconds += step_s
+        learning_rate = self._plan.optimizer.learning_rate_at(self._version, self._plan.num_steps)
         self._version += 1
-        self._num_tasks += self._plan.meta_batch
-        self._open_step()
+        record = self._tally.record(self._version, learning_rate, step_s, self._num_refused)
+        self._tally = StepTally()
         return record
 
-    def _refuse(self) -> None:
+    def _refuse(self, shard: Shard | None) -> None:
         self._num_refused += 1
         allowed = self._plan.optimizer.max_refused_steps
         if self._num_refused > allowed:
-            shard = self._buffer.not_finite
             where = f"shard {shard.index} (tasks {shard.start} to {shard.stop - 1})" if shard else "its norm"
             self._failure = RefusedSteps(
                 f"the meta-gradient of meta-step {self._version} is not finite in {where}; {self._num_refused} steps "
                 f"were refused and max_refused_steps={allowed}: lower the learning rate, clip the gradient, or allow "
                 "more, and resume from the last checkpoint"
             )
-
-    def _record(self, norm: float) -> StepRecord:
-        now = self._clock()
-        step_s = now - self._step_started if self._step_started is not None else 0.0
-        self._step_started = now
-        self._train_seconds += step_s
-        compute_s = min(step_s, max(self._compute_s.values(), default=0.0))
-        sums, num_tasks = self._buffer.statistics, self._plan.meta_batch
-        return StepRecord(
-            version=self._version + 1,
-            num_tasks=num_tasks,
-            loss=sums["loss"] / num_tasks,
-            nll=sums["nll"] / num_tasks,
-            squared_error=sums["squared_error"] / num_tasks,
-            per_mode=_means_by_mode(sums),
-            gradient_norm=norm,
-            learning_rate=self._plan.optimizer.learning_rate_at(self._version, self._plan.num_steps),
-            tasks_per_s=num_tasks / step_s if step_s > 0 else math.inf,
-            step_s=step_s,
-            compute_s=compute_s,
-            communication_s=step_s - compute_s,
-            staleness_mean=0.0,
-            staleness_max=0,
-            refused=self._num_refused,
-        )
-
-
-def _means_by_mode(sums: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """`nll`, `squared_error` (means) and `count` of each mode, from sums named `nll/NAME` and so on."""
-    names = [name.removeprefix("count/") for name in sums if name.startswith("count/")]
-    return {
-        name: {
-            "nll": sums[f"nll/{name}"] / sums[f"count/{name}"],
-            "squared_error": sums[f"squared_error/{name}"] / sums[f"count/{name}"],
-            "count": sums[f"count/{name}"],
-        }
-        for name in names
-    }

@@ -1,7 +1,6 @@
 """The plan of a meta-step: which tasks it has and how they are cut into shards, whoever computes them."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +24,17 @@ class Shard(NamedTuple):
     def num_tasks(self) -> int:
         """Tasks in this shard."""
         return self.stop - self.start
+
+
+class GradientKey(NamedTuple):
+    """Which gradient: shard `index` of meta-batch `version`, at parameters that had seen `base` updates.
+
+    Whoever computes it, the numbers are the same, so a gradient that arrives twice is known by its key.
+    """
+
+    version: int
+    index: int
+    base: int
 
 
 class ShardReport(NamedTuple):
@@ -61,6 +71,12 @@ def plan(version: int, num_tasks: int, num_shards: int) -> tuple[Shard, ...]:
     """
     if not 1 <= num_shards <= num_tasks:
         raise UserError(f"num_shards={num_shards} must lie in 1..num_tasks={num_tasks}")
+    return tuple(shard_at(version * num_shards + index, num_tasks, num_shards) for index in range(num_shards))
+
+
+def shard_at(position: int, num_tasks: int, num_shards: int) -> Shard:
+    """The shard at a position of the run's stream: `num_shards` of each meta-step, one meta-step after the other."""
+    version, index = divmod(position, num_shards)
     first = version * num_tasks
-    bounds = [first + index * num_tasks // num_shards for index in range(num_shards + 1)]
-    return tuple(Shard(version, index, start, stop, num_tasks) for index, (start, stop) in enumerate(pairwise(bounds)))
+    start, stop = (first + number * num_tasks // num_shards for number in (index, index + 1))
+    return Shard(version, index, start, stop, num_tasks)

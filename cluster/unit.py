@@ -72,7 +72,8 @@ def start_unit(plan: TrainingPlan) -> Unit:
     worker = ray.remote(Worker).options(num_cpus=plan.threads_per_worker, scheduling_strategy=place).remote()
 
     def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
-        return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker)]
+        wire = plan.aggregation.gradient_wire
+        return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
 
     return Unit(placement, [cast(ActorHandle, worker)], run)
 

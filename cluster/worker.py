@@ -1,13 +1,11 @@
 """The worker actor: fetch an assignment, compute its shards, report, until there is nothing left."""
 
 from collections.abc import Callable
-from typing import cast
 
-import numpy as np
-import ray
 from ray.actor import ActorHandle
 
-from cluster.server import Assignment
+from cluster.aggregation import WireType
+from cluster.link import ServerLink
 from cluster.shards import ComputesMetaGradient, ShardReport
 from cluster.threads import threads
 
@@ -21,25 +19,12 @@ class Worker:
         server: ActorHandle,
         build_gradient: Callable[[], ComputesMetaGradient],
         num_threads: int,
+        gradient_wire: WireType,
     ) -> None:
-        """Compute shards for `server` until the run is over; raises what the computation raises.
-
-        All shards of an assignment are reported in one message, which is also the question for the next assignment:
-        one round trip a meta-step where a worker computes it alone.
-        """
+        """Compute shards for `server` until the run is over; raises what the computation raises."""
+        link = ServerLink(worker_id, server, gradient_wire)
         with threads(num_threads):
             compute = build_gradient()
-            parameters = np.empty(0, dtype=np.float32)
             reports: list[ShardReport] = []
-            while True:
-                assignment = cast(Assignment, ray.get(server.exchange.remote(worker_id, reports)))
-                if not assignment.shards:
-                    return
-                if assignment.parameters is not None:
-                    parameters = _fetch(assignment.parameters)
-                reports = [compute(parameters, shard) for shard in assignment.shards]
-
-
-def _fetch(parameters: np.ndarray | list[ray.ObjectRef]) -> np.ndarray:
-    """The vector, a read-only view of shared memory if it came by reference."""
-    return parameters if isinstance(parameters, np.ndarray) else ray.get(parameters[0])
+            while (work := link.ask(reports)) is not None:
+                reports = [compute(work.parameters, shard) for shard in work.shards]

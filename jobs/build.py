@@ -4,9 +4,12 @@ from pathlib import Path
 
 import torch
 
+from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
-from cluster.optimizer import optimizer_class
+from cluster.optimizer import require_optimizer
 from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
+from jobs import runtime_settings as r
 from jobs import settings as s
 from jobs.errors import UsageError
 from mcb.encoders.deep_set import DeepSet
@@ -92,7 +95,20 @@ def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, r
     """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
     learner = build_learner(settings, build_source(settings))
     train, optimizer = settings.train, settings.optimizer
-    optimizer_class(optimizer.name)
+    plan = OptimizerPlan(
+        name=optimizer.name,
+        learning_rate=optimizer.learning_rate,
+        schedule=optimizer.schedule,
+        warmup=optimizer.warmup,
+        clip_norm=optimizer.clip_norm,
+        max_refused_steps=optimizer.max_refused_steps,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        betas=_betas(optimizer.betas),
+        epsilon=optimizer.epsilon,
+        average_decay=optimizer.average_decay,
+    )
+    require_optimizer(plan, settings.cluster.num_slices)
     return TrainingPlan(
         build_gradient=GradientBuilder(settings),
         parameters=initial_parameters(learner),
@@ -104,18 +120,35 @@ def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, r
         strategy=settings.cluster.strategy,
         num_workers=settings.cluster.num_workers,
         threads_per_worker=settings.cluster.threads_per_worker,
-        optimizer=OptimizerPlan(
-            name=optimizer.name,
-            learning_rate=optimizer.learning_rate,
-            schedule=optimizer.schedule,
-            warmup=optimizer.warmup,
-            clip_norm=optimizer.clip_norm,
-            max_refused_steps=optimizer.max_refused_steps,
-        ),
+        optimizer=plan,
+        aggregation=_aggregation(settings.cluster),
         checkpoint_every=train.checkpoint_every,
         checkpoint_keep=train.checkpoint_keep,
         settings_yaml=settings_yaml,
         resume=resume,
+    )
+
+
+def _betas(betas: tuple[float, ...]) -> tuple[float, float] | None:
+    match betas:
+        case ():
+            return None
+        case (first, second):
+            return first, second
+    raise UsageError(f"optimizer.betas={betas} must be two numbers, or none for torch's own")
+
+
+def _aggregation(cluster: r.Cluster) -> AggregationPlan:
+    """The server's policy and what it travels by."""
+    match cluster.policy:
+        case r.SyncPolicy():
+            policy = SYNCHRONOUS
+        case r.StalePolicy(bound=bound):
+            policy = Stale(bound)
+        case r.AsyncPolicy():
+            policy = Asynchronous()
+    return AggregationPlan(
+        policy, cluster.num_slices, cluster.gradient_wire, cluster.parameter_wire, cluster.straggler_factor
     )
 
 

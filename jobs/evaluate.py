@@ -46,10 +46,10 @@ def evaluate_run(options: EvaluateOptions, overrides: Overrides) -> None:
 
 
 def trained_learner(settings: Settings, checkpoint: Checkpoint) -> ModeConditionalBayesianMAML:
-    """The learner at a checkpoint's parameters; raises `CheckpointError` if they are another learner's."""
+    """The learner at a checkpoint's parameters, or at their average; raises `CheckpointError` for another learner's."""
     learner = build_learner(settings, build_source(settings))
     require_fit(checkpoint, parameter_shapes(learner), checkpoint.optimizer)
-    FlatParameters(learner).write(checkpoint.parameters)
+    FlatParameters(learner).write(checkpoint.evaluated_parameters)
     return learner
 
 

@@ -11,6 +11,7 @@ from jobs.settings import Settings
 from jobs.settings_file import flatten, read_yaml
 
 _MAY_CHANGE = ("cluster.", "evaluation.", "train.num_steps", "train.checkpoint_", "tasks.path")
+_MAY_NOT = ("cluster.policy.", "cluster.gradient_wire", "cluster.parameter_wire")  # parts of the result
 
 
 class Job(NamedTuple):
@@ -46,7 +47,8 @@ def _resumed(options: TrainOptions, base: Settings | None, overrides: Overrides)
     settings = override(saved if options.config is None or base is None else base, overrides)
     before, after = flatten(saved.model_dump()), flatten(settings.model_dump())
     for path in after:
-        if after[path] != before.get(path) and not path.startswith(_MAY_CHANGE):
+        may = path.startswith(_MAY_CHANGE) and not path.startswith(_MAY_NOT)
+        if after[path] != before.get(path) and not may:
             raise UsageError(
                 f"a run is resumed as it was set: {path} is {before.get(path)} there, not {after[path]}; "
                 "leave the setting out, or start another run without --resume"

@@ -65,8 +65,8 @@ class Leaf(NamedTuple):
 def leaves(section: type[BaseModel] = Settings, path: str = "", choice: str = "") -> Iterator[Leaf]:
     """All settings that any choice has, in the order of the tree.
 
-    >>> [leaf.option for leaf in leaves() if leaf.path.startswith("cluster.")]
-    ['--cluster.num-workers', '--cluster.threads-per-worker']
+    >>> [leaf.option for leaf in leaves() if leaf.path.startswith("likelihood.")]
+    ['--likelihood.init-scale', '--likelihood.min-scale']
     """
     for name, field in section.model_fields.items():
         here = f"{path}{name}"

@@ -5,31 +5,16 @@ A union is told apart by its field `kind`. `mcb`, the library, never sees this m
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
 from tyro.conf import Suppress
 
-HowToChoose = "; what else it needs then starts at its own defaults"
+from jobs.runtime_settings import Cluster, Optimizer
+from jobs.section import HowToChoose, Section, count, positive
+
 TasksKind = Field(description=f"regression or curves{HowToChoose}")
 ModesKind = Field(description=f"codebook, embedding, single or oracle{HowToChoose}")
 InferenceKind = Field(description=f"conjugate, gradient or svgd{HowToChoose}")
 EncoderKind = Field(description=f"none or deep-set{HowToChoose}")
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, no unknown fields, no infinities or NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def count(low: int, high: int, text: str) -> FieldInfo:
-    """A whole number in `low..high`."""
-    return Field(ge=low, le=high, description=f"{text}, {low}..{high}")
-
-
-def positive(high: float, text: str) -> FieldInfo:
-    """A number above 0 and at most `high`."""
-    return Field(gt=0, le=high, description=f"{text}, above 0, at most {high:g}")
 
 
 NumPoints = Annotated[int, count(1, 10_000, "points")]
@@ -181,30 +166,6 @@ class Train(Section):
     ] = 0.0
     checkpoint_every: Annotated[int, count(1, 10**9, "meta-steps between checkpoints")] = 200
     checkpoint_keep: Annotated[int, count(1, 10**6, "newest checkpoints kept")] = 3
-
-
-class Optimizer(Section):
-    """The meta-update."""
-
-    name: Annotated[str, Field(description="a class of torch.optim, in any case")] = "adam"
-    learning_rate: Annotated[float, positive(1e3, "peak learning rate")] = 3e-3
-    schedule: Annotated[Literal["cosine", "constant"], Field(description="after the warm-up")] = "cosine"
-    warmup: Annotated[int, count(0, 10**9, "meta-steps of linear warm-up")] = 0
-    clip_norm: Annotated[
-        float | None, Field(gt=0, description="bound of the meta-gradient's norm, above 0, or None")
-    ] = 10.0
-    max_refused_steps: Annotated[int, count(0, 10**9, "non-finite meta-gradients tolerated in a run")] = 10
-
-
-class Cluster(Section):
-    """The machines; no field changes the result, but for the last bits of a sum under `collective`."""
-
-    strategy: Annotated[
-        Literal["server", "collective"],
-        Field(description="who sums gradients: a parameter server, or the workers by all-reduce under Ray Train"),
-    ] = "server"
-    num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
-    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
 
 
 class Evaluation(Section):

@@ -27,6 +27,11 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         "speed/communication_s": record.communication_s,
         "staleness/mean": record.staleness_mean,
         "staleness/max": record.staleness_max,
+        "server/queue_length": record.queue_length,
+        "server/refused_pushes": record.refused_pushes,
+        "server/repeats": record.repeats,
+        "server/megabytes": record.num_bytes / 1e6,
+        "server/waiting_s": record.waiting_s,
     }
     for name, row in record.per_mode.items():
         values |= {f"train/{name}/nll": row["nll"], f"train/{name}/mse": row["squared_error"]}

@@ -5,65 +5,73 @@ import pytest
 
 from cluster.buffer import GradientBuffer
 from cluster.errors import UserError
-from cluster.shards import ShardReport, plan
+from cluster.shards import GradientKey
+from cluster.wire import encode
 
-SHARDS = plan(version=2, num_tasks=12, num_shards=4)
+KEYS = tuple(GradientKey(2, index, 2) for index in range(4))
 
 
-def reports() -> list[ShardReport]:
-    """Gradients of such different sizes that a sum in another order rounds differently."""
+def gradients() -> list[np.ndarray]:
+    """Of such different sizes that a sum in another order rounds differently."""
     draws = np.random.default_rng(0).standard_normal((4, 50))
-    scales = np.array([1e4, 1.0, 1e-3, 1e4])[:, None]
-    gradients = (draws * scales).astype(np.float32)
-    return [ShardReport(s, g, {"nll": 0.1 * (s.index + 1)}, 1.0) for s, g in zip(SHARDS, gradients, strict=True)]
+    return list((draws * np.array([1e4, 1.0, 1e-3, 1e4])[:, None]).astype(np.float32))
 
 
-def test_the_sum_has_the_same_bits_in_every_order_of_arrival():
-    first, second, third, fourth = (report.gradient for report in reports())
+def test_the_sum_has_the_same_bits_in_every_order_of_arrival_and_however_it_is_pieced():
+    first, second, third, fourth = gradients()
     expected = ((first + second) + third) + fourth
     assert (((fourth + third) + second) + first).tobytes() != expected.tobytes()
-    for order in permutations(reports()):
-        buffer = GradientBuffer(SHARDS, 50)
-        for number, report in enumerate(order):
-            assert not buffer.is_complete, number
-            assert buffer.add(report)
-        assert buffer.is_complete
-        assert buffer.gradient.tobytes() == expected.tobytes()
-        assert buffer.statistics["nll"] == ((0.1 + 0.1 * 2) + 0.1 * 3) + 0.1 * 4
+    for order in permutations(range(4)):
+        at_once, piecewise = GradientBuffer(50), GradientBuffer(50)
+        here: set[int] = set()
+        for index in order:
+            for buffer in (at_once, piecewise):
+                buffer.push(KEYS[index], gradients()[index])
+            here.add(index)
+            piecewise.add([key for key in KEYS if here >= set(range(key.index + 1))])
+        at_once.add(KEYS)
+        assert at_once.gradient.tobytes() == expected.tobytes() == piecewise.gradient.tobytes()
+        assert at_once.num_waiting == piecewise.num_waiting == 0
 
 
-@pytest.mark.parametrize("order", [(0, 0, 1, 2, 1, 3), (3, 3, 2, 0, 2, 1, 3)])
-def test_a_shard_reported_twice_counts_once(order: tuple[int, ...]):
-    once, twice = GradientBuffer(SHARDS, 50), GradientBuffer(SHARDS, 50)
-    for index in range(4):
-        once.add(reports()[index])
-    taken = [twice.add(reports()[index]) for index in order]
-    assert sum(taken) == 4
-    assert twice.gradient.tobytes() == once.gradient.tobytes() and twice.statistics == once.statistics
+def test_a_gradient_pushed_twice_counts_once_and_the_first_counts():
+    buffer = GradientBuffer(50)
+    buffer.push(KEYS[0], gradients()[0])
+    buffer.push(KEYS[0], gradients()[1])
+    buffer.add(KEYS[:1])
+    assert buffer.gradient.tobytes() == gradients()[0].tobytes()
 
 
-def test_it_keeps_no_hold_of_the_reports_arrays():
-    buffer = GradientBuffer(SHARDS, 50)
-    report = reports()[0]
-    buffer.add(report)
-    report.gradient[:] = 0
-    assert (buffer.gradient != 0).all()
+def test_the_next_sum_starts_anew_and_discarded_gradients_are_gone():
+    buffer = GradientBuffer(50)
+    for key, gradient in zip(KEYS, gradients(), strict=True):
+        buffer.push(key, gradient)
+    buffer.add(KEYS[:2])
+    buffer.reset()
+    buffer.discard([KEYS[2], KEYS[0]])
+    buffer.add(KEYS[3:])
+    assert buffer.gradient.tobytes() == gradients()[3].tobytes() and buffer.num_waiting == 0
+
+
+def test_the_sum_of_bfloat16_gradients_is_float32():
+    buffer = GradientBuffer(2)
+    for key, value in zip(KEYS, (256.0, 1.0, 1.0, 1.0), strict=True):
+        buffer.push(key, encode(np.full(2, value, np.float32), "bfloat16"))
+    buffer.add(KEYS)
+    assert buffer.gradient.tolist() == [259.0, 259.0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_the_first_shard_that_is_not_finite_is_named(bad: float):
-    buffer = GradientBuffer(SHARDS, 50)
-    for report in reversed(reports()):
-        if report.shard.index in (1, 2):
-            report.gradient[7] = bad
-        buffer.add(report)
-    assert buffer.not_finite == SHARDS[1]
+def test_the_first_gradient_that_is_not_finite_is_named(bad: float):
+    buffer = GradientBuffer(50)
+    for key, gradient in zip(KEYS, gradients(), strict=True):
+        if key.index in (1, 2):
+            gradient[7] = bad
+        buffer.push(key, gradient)
+    buffer.add(KEYS)
+    assert buffer.not_finite == 1
 
 
-def test_a_report_of_another_step_or_length_is_refused():
-    buffer = GradientBuffer(SHARDS, 50)
-    other = plan(version=3, num_tasks=12, num_shards=4)[0]
-    with pytest.raises(UserError, match="not a shard of this meta-step"):
-        buffer.add(ShardReport(other, np.zeros(50, np.float32), {}, 0.0))
+def test_a_gradient_of_another_length_is_refused():
     with pytest.raises(UserError, match="does not fit"):
-        buffer.add(ShardReport(SHARDS[0], np.zeros(49, np.float32), {}, 0.0))
+        GradientBuffer(50).push(KEYS[0], np.zeros(49, np.float32))

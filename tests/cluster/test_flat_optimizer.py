@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cluster.errors import CheckpointError, UserError
-from cluster.optimizer import FlatOptimizer, gradient_norm, optimizer_class
+from cluster.optimizer import FlatOptimizer, gradient_norm, optimizer_class, require_optimizer
 from cluster.plan import OptimizerPlan
 
 START = np.linspace(-1, 1, 30, dtype=np.float32)
@@ -99,3 +99,37 @@ def test_the_state_of_another_optimizer_is_refused():
 def test_values_out_of_range_are_refused(field: str, value: float):
     with pytest.raises(UserError, match=field):
         replace(OptimizerPlan(), **{field: value})
+
+
+def test_options_reach_torch_and_the_others_keep_its_defaults():
+    plan = OptimizerPlan("adamw", 0.05, "constant", weight_decay=0.3, betas=(0.5, 0.6), epsilon=1e-4)
+    mine = steps(FlatOptimizer(plan, 10, START), range(3))
+    parameter = torch.nn.Parameter(torch.tensor(START))
+    theirs = torch.optim.AdamW([parameter], lr=0.05, weight_decay=0.3, betas=(0.5, 0.6), eps=1e-4)
+    for version in range(3):
+        parameter.grad = torch.tensor(gradient(version))
+        theirs.step()
+    np.testing.assert_array_equal(mine, parameter.detach().numpy())
+    assert OptimizerPlan("adamw").options == {}
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_slices", "message"),
+    [
+        (OptimizerPlan("sgd", betas=(0.9, 0.99)), 1, "'sgd' has no option betas: it has momentum, weight_decay"),
+        (OptimizerPlan("adam", momentum=0.9), 1, "'adam' has no option momentum: it has betas, eps, weight_decay"),
+        (OptimizerPlan("adam", betas=(0.9, 1.5)), 1, "'adam' refuses its options: Invalid beta"),
+        (OptimizerPlan("Adafactor"), 2, "num_slices=2 must be 1"),
+        (OptimizerPlan("admw"), 1, "did you mean 'adamw'"),
+    ],
+)
+def test_options_that_an_optimizer_lacks_are_refused(plan: OptimizerPlan, num_slices: int, message: str):
+    with pytest.raises(UserError, match=message):
+        require_optimizer(plan, num_slices)
+    require_optimizer(OptimizerPlan("adafactor"), 1)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, math.nan])
+def test_an_average_that_never_moves_or_never_forgets_is_refused(decay: float):
+    with pytest.raises(UserError, match="average_decay"):
+        OptimizerPlan(average_decay=decay)

@@ -18,6 +18,7 @@ from cluster.gradient import MetaGradient
 from cluster.journal import Journal
 from cluster.plan import ServerPlan, StepRecord, TrainingPlan, TrainingResult
 from cluster.portions import add_up, portion
+from cluster.shards import GradientKey
 from cluster.shards import plan as cut
 from cluster.training import run_meta_training
 from jobs.build import GradientBuilder, build_learner, build_source
@@ -71,9 +72,11 @@ def test_the_meta_gradient_of_a_recipe_is_the_servers_to_1e_6(name: str, size: i
         [p.detach().numpy().ravel() for p in build_learner(settings, build_source(settings)).parameters()]
     )
     shards = cut(2, 12, 4)
-    buffer = GradientBuffer(shards, len(parameters))
-    for shard in shards:
-        buffer.add(compute(parameters, shard))
+    buffer = GradientBuffer(len(parameters))
+    keys = [GradientKey(shard.version, shard.index, base=2) for shard in shards]
+    for key, shard in zip(keys, shards, strict=True):
+        buffer.push(key, compute(parameters, shard).gradient)
+    buffer.add(keys)
     (whole,) = cut(2, 12, 1)
     pieces = [portion(whole, 4, index, size) for index in range(size)]
     gradients = [add_up(whole, [compute(parameters, piece) for piece in mine]).gradient for mine in pieces]

@@ -1,0 +1,76 @@
+"""Slices and policies over Ray: what is exact has the bits of the run in one process, what is not keeps its bounds."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_learner import KilledOnce, slow_gradient, training_plan
+from victims import victims
+
+from cluster import checkpoint as checkpoints
+from cluster.aggregation import AggregationPlan
+from cluster.plan import StepRecord
+from cluster.policies import Asynchronous, ServerPolicy, Stale
+from cluster.training import run_meta_training
+
+pytestmark = pytest.mark.ray
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(record: StepRecord) -> None:
+    pass
+
+
+def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process(ray_cluster: None, tmp_path: Path):
+    narrow = AggregationPlan(gradient_wire="bfloat16", parameter_wire="bfloat16")
+    averaged = replace(training_plan(tmp_path).optimizer, average_decay=0.9)
+    plan = replace(training_plan(tmp_path / "local"), optimizer=averaged, aggregation=narrow)
+    local = run_meta_training(plan, ignore, never)
+    build = partial(KilledOnce, 6, tmp_path / "killed")
+    plan = replace(plan, checkpoint_dir=tmp_path / "ray", num_workers=2, build_gradient=build)
+    records: list[StepRecord] = []
+    sliced = replace(plan, aggregation=replace(narrow, num_slices=2))
+    first = run_meta_training(sliced, records.append, lambda: len(records) >= 7)
+    assert first.interrupted and (tmp_path / "killed").exists()
+    last = run_meta_training(replace(plan, resume=True), records.append, never)
+    assert last.params_sha256 == local.params_sha256
+    ends = [checkpoints.load(run.checkpoint) for run in (local, last)]
+    assert ends[0].average is not None and ends[1].average is not None
+    np.testing.assert_array_equal(ends[0].average, ends[1].average)
+    assert [record.version for record in records] == list(range(1, 13))
+    assert records[4].num_bytes % (2 * len(local.parameters)) == 0
+
+
+def test_a_slice_killed_by_sigkill_is_replaced_with_the_server(ray_cluster: None, tmp_path: Path):
+    plan = training_plan(tmp_path / "run", num_workers=2, build=slow_gradient)
+    local = run_meta_training(replace(plan, checkpoint_dir=tmp_path / "local", num_workers=0), ignore, never)
+    records: list[StepRecord] = []
+
+    def kill(record: StepRecord) -> None:
+        records.append(record)
+        if record.version == 7:
+            victims("Slice")[1].kill()
+
+    result = run_meta_training(replace(plan, aggregation=AggregationPlan(num_slices=2)), kill, never)
+    assert result.params_sha256 == local.params_sha256
+    assert [record.version for record in records] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(("policy", "num_slices"), [(Stale(1), 1), (Stale(2), 2), (Asynchronous(), 2)])
+def test_runs_that_are_not_exact_count_every_task_once(
+    ray_cluster: None, tmp_path: Path, policy: ServerPolicy, num_slices: int
+):
+    plan = training_plan(tmp_path, num_workers=3, build=slow_gradient)
+    records: list[StepRecord] = []
+    plan = replace(plan, aggregation=AggregationPlan(policy, num_slices))
+    first = run_meta_training(plan, records.append, lambda: len(records) >= 4)
+    assert first.interrupted
+    last = run_meta_training(replace(plan, resume=True), records.append, never)
+    assert last.num_tasks == 120 and np.isfinite(last.parameters).all()
+    assert [record.version for record in records] == list(range(1, 13))
+    assert max(record.staleness_max for record in records) <= getattr(policy, "bound", 100)

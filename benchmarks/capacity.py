@@ -69,7 +69,7 @@ def server_plan(load: Load, num_steps: int, folder: Path) -> ServerPlan:
         optimizer=OptimizerPlan(learning_rate=1e-3),
         aggregation=AggregationPlan(num_slices=load.num_slices, straggler_factor=None),
         parameter_shapes={"all": (int(load.num_bytes) // 4,)},
-        checkpoint_dir=folder,
+        checkpoint_dir=str(folder),
         checkpoint_every=10**9,
         checkpoint_keep=1,
         settings_yaml="",

@@ -5,12 +5,12 @@ settings, where it stands, names and shapes of the parameters, sha256 of the pay
 tensors and plain values, read with `weights_only`); 32 bytes of sha256 over everything before.
 """
 
+import fnmatch
 import hashlib
 import io
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import torch
 
 from cluster.errors import CheckpointError
 from cluster.ledger import OpenShards
+from cluster.storage import open_storage, split
 
 FORMAT_VERSION = 1
 _MAGIC = b"MCBMAML\n"
@@ -112,48 +113,46 @@ def decode(data: bytes, name: str) -> Checkpoint:
     )
 
 
-def save(checkpoint: Checkpoint, folder: Path, keep: int) -> Path:
-    """Write the checkpoint into `folder` and remove all but the newest `keep`; returns its path.
+def save(checkpoint: Checkpoint, folder: str | Path, keep: int) -> str:
+    """Write the checkpoint into `folder`, a path or URL, and remove all but the newest `keep`; returns where it lies.
 
     The bytes go to a temporary name, reach the disk, and only then take the final name, so a crash or a full disk
     leaves every earlier checkpoint as it was. Raises `CheckpointError` if the file cannot be written.
     """
-    path = folder / f"checkpoint-{checkpoint.version:08d}.mcb"
-    temporary = path.with_name(f".{path.name}.tmp")
+    storage, name = open_storage(folder), f"checkpoint-{checkpoint.version:08d}.mcb"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(temporary, encode(checkpoint))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync(folder)
-        for old in paths(folder)[keep:]:
-            old.unlink(missing_ok=True)
+        storage.write(name, encode(checkpoint))
+        for old in _newest_first(storage.names())[keep:]:
+            storage.remove(old)
     except OSError as error:
         raise CheckpointError(
             f"the checkpoint of meta-step {checkpoint.version} could not be written to {folder} "
             f"({error.strerror or error}); earlier checkpoints are intact: make room or choose another folder, "
             "then resume"
         ) from error
-    return path
+    return storage.place(name)
 
 
-def load(path: Path) -> Checkpoint:
+def load(file: str | Path) -> Checkpoint:
     """Read one checkpoint file; raises `CheckpointError` if it is missing or not whole."""
+    folder, name = split(file)
     try:
-        data = Path(path).read_bytes()
+        data = open_storage(folder).read(name)
     except OSError as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be read ({error.strerror or error})") from error
-    return decode(data, str(path))
+        raise CheckpointError(f"the checkpoint {file} cannot be read ({error.strerror or error})") from error
+    return decode(data, str(file))
 
 
-def paths(folder: Path) -> list[Path]:
-    """The checkpoint files of a folder, newest first; an absent folder has none."""
-    return sorted(folder.glob("checkpoint-*.mcb"), key=lambda path: (len(path.name), path.name), reverse=True)
+def paths(folder: str | Path) -> list[str]:
+    """The checkpoint files of a folder, newest first; an absent folder has none. Raises `CheckpointError`."""
+    storage = open_storage(folder)
+    try:
+        return [storage.place(name) for name in _newest_first(storage.names())]
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be listed ({error.strerror or error})") from error
 
 
-def load_newest(folder: Path) -> Checkpoint:
+def load_newest(folder: str | Path) -> Checkpoint:
     """The newest intact checkpoint of a folder; each damaged one that is passed over is logged as a warning.
 
     Raises `CheckpointError` if the folder holds none, or none that is intact.
@@ -188,22 +187,6 @@ def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int
         )
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write and flush to the disk; raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _newest_first(names: Iterable[str]) -> list[str]:
+    """The checkpoints among the files of a folder."""
+    return sorted(fnmatch.filter(names, "checkpoint-*.mcb"), key=lambda name: (len(name), name), reverse=True)

@@ -11,6 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoint import Checkpoint
+from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
 from cluster.errors import CheckpointError, ClusterError
 from cluster.journal import Journal
@@ -84,7 +85,7 @@ class CollectiveRun:
             num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": _ENVIRONMENT}
         )
         self._trainer = cast(ActorHandle, trainer.remote())
-        self._fit = self._trainer.fit.remote(plan, self._journal)
+        self._fit = self._trainer.fit.remote(plan, self._journal, code_version())
 
     def watch(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:
         """Pass on every meta-step until the run is over or stopped."""

@@ -8,10 +8,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import ray
 
 from cluster.errors import ClusterError
+from cluster.storage import absolute, is_url
 
 _OBJECT_STORE_BYTES = 256 * 1024**2
 _DIRECT_BYTES = 1024**2  # up to this size a value travels inside its call, not through shared memory: 2 ms less
@@ -19,18 +21,18 @@ _CONNECT_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def ray_cluster(folder: Path, num_cpus: int, num_parameters: int) -> Iterator[None]:
+def ray_cluster(location: str | Path, num_cpus: int, num_parameters: int) -> Iterator[None]:
     """Ray inside the block: already initialised, or at RAY_ADDRESS, or on this machine for this run alone.
 
-    A cluster of the run's own asks every connection for a token kept in `folder` (unless RAY_AUTH_MODE says what to
-    do), has no dashboard, and is gone after the block, whatever ends it. Raises `ClusterError` if no cluster answers
-    at RAY_ADDRESS.
+    A cluster of the run's own asks every connection for a token (unless RAY_AUTH_MODE says what to do), kept in the
+    folder `location` or, if that is a URL, in a folder of this block's own. It has no dashboard, and is gone after the
+    block, whatever ends it. Raises `ClusterError` if no cluster answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    with _environment({} if address else _settings(folder)):
+    with _own_folder(location) as folder, _environment({} if address else _settings(folder)):
         try:
             if address:
                 _connect(address)
@@ -72,6 +74,16 @@ def _settings(folder: Path) -> dict[str, str]:
             file.write(secrets.token_hex(32))
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
     return settings
+
+
+@contextmanager
+def _own_folder(location: str | Path) -> Iterator[Path]:
+    """A folder of this machine: `location` if it is one."""
+    if is_url(location):
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        yield Path(absolute(location))
 
 
 def _token_path(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from cluster.blocks import slice_bounds
 from cluster.errors import UserError
 from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
+from cluster.storage import absolute
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ServerPlan:
     optimizer: OptimizerPlan
     aggregation: AggregationPlan
     parameter_shapes: Mapping[str, tuple[int, ...]]
-    checkpoint_dir: Path
+    checkpoint_dir: str
     checkpoint_every: int
     checkpoint_keep: int
     settings_yaml: str
@@ -115,7 +116,8 @@ class TrainingPlan:
     without Ray; more workers than can have something to do at once are not started. The run begins once `min_workers`
     (None: all) have a place, for which it waits `start_timeout_s`, and goes on with what is left when nodes leave; it
     ends, saved, when fewer than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint is written
-    every `checkpoint_every` meta-steps and at the end, the newest `checkpoint_keep` are kept.
+    every `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the newest
+    `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -123,7 +125,7 @@ class TrainingPlan:
     parameter_shapes: Mapping[str, tuple[int, ...]]
     num_steps: int
     meta_batch: int
-    checkpoint_dir: Path
+    checkpoint_dir: str | Path
     num_shards: int = 2
     strategy: Literal["server", "collective"] = "server"
     num_workers: int = 0
@@ -188,7 +190,7 @@ class TrainingPlan:
             optimizer=self.optimizer,
             aggregation=self.aggregation,
             parameter_shapes=self.parameter_shapes,
-            checkpoint_dir=Path(self.checkpoint_dir).absolute(),
+            checkpoint_dir=absolute(self.checkpoint_dir),
             checkpoint_every=self.checkpoint_every,
             checkpoint_keep=self.checkpoint_keep,
             settings_yaml=self.settings_yaml,
@@ -233,8 +235,8 @@ class StepRecord(NamedTuple):
 class TrainingResult(NamedTuple):
     """Where a run stands when it ends or is interrupted; counts include the steps before a resume.
 
-    `params_sha256` is of the little-endian float32 bytes of `parameters`. `train_seconds` is the time spent in
-    meta-steps: start-up and evaluation are not in it.
+    `params_sha256` is of the little-endian float32 bytes of `parameters`; `checkpoint` is a path or URL.
+    `train_seconds` is the time spent in meta-steps: start-up and evaluation are not in it.
     """
 
     parameters: np.ndarray
@@ -243,7 +245,7 @@ class TrainingResult(NamedTuple):
     num_tasks: int
     train_seconds: float
     num_refused: int
-    checkpoint: Path
+    checkpoint: str
     interrupted: bool
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from cluster.checkpoint import Checkpoint
+from cluster.code_version import require_code
 from cluster.errors import ClusterError
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
@@ -53,10 +54,13 @@ class Share(NamedTuple):
 
 
 class Rank:
-    """Runs the remaining meta-steps from `start`, which is the same on every rank."""
+    """Runs the remaining meta-steps from `start`, which is the same on every rank, if this is `code`.
 
-    def __init__(self, plan: TrainingPlan, start: Checkpoint, ranks: Ranks, diary: Diary) -> None:
-        self._plan, self._ranks, self._diary = plan, ranks, diary
+    `code` is the driver's `cluster.code_version`.
+    """
+
+    def __init__(self, plan: TrainingPlan, start: Checkpoint, ranks: Ranks, diary: Diary, code: str) -> None:
+        self._plan, self._ranks, self._diary, self._code = plan, ranks, diary, code
         self._state = ServerState(replace(plan.server, num_shards=1), start)
         vectors = SliceState(start.parameters, start.optimizer_state, start.average)
         self._whole = ParameterSlice(plan.optimizer, plan.num_steps, "float32", vectors)
@@ -111,6 +115,7 @@ class Rank:
         """This rank's part of the meta-gradient; None if it failed, and the diary says why."""
         try:
             if self._compute is None:
+                require_code(self._code)
                 self._compute = self._plan.build_gradient()
             pieces = portion(shard, self._plan.num_shards, self._ranks.index, self._ranks.size)
             return add_up(shard, [self._compute(self._whole.parameters, piece) for piece in pieces])

@@ -114,9 +114,7 @@ class Fleet:
     def _see_off(self, unit: Unit, end: LoopEnd | None) -> None:
         """A unit's loop ended: another unit if this one died, another name if it lost its server."""
         if end is LoopEnd.DEAD:
-            self._units.remove(unit)
-            unit.stop()
-            self._roster.lose()
+            self._bury(unit)
             self._require_worth("a worker")
             _logger.warning("%s died after meta-step %d: another takes its place", unit.name, self._version)
             self._units.append(start_unit(self._plan))
@@ -125,6 +123,14 @@ class Fleet:
         elif end is LoopEnd.CUT_OFF:
             self._ask(self._server.release.remote(unit.name))
             self._employ(unit)
+
+    def _bury(self, unit: Unit) -> None:
+        self._units.remove(unit)
+        unit.stop()
+        if unit in self._homeless:
+            self._homeless.remove(unit)
+        else:
+            self._roster.lose()
 
     def _employ(self, unit: Unit) -> None:
         unit.follow(f"worker-{self._num_names}", self._server)

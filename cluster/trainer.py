@@ -7,6 +7,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint
+from cluster.memory import keep_freed_memory
 from cluster.placement import bundles
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.rank import Rank
@@ -18,7 +19,7 @@ _RESIZE_EVERY_S = 30.0  # how often Ray Train looks whether the cluster could ho
 class Trainer:
     """Runs as a Ray actor on the driver's node, so that killing it ends the trainer and all that it started."""
 
-    def fit(self, plan: TrainingPlan, journal: ActorHandle) -> None:
+    def fit(self, plan: TrainingPlan, journal: ActorHandle, code: str) -> None:
         """Fit until the journal says that the run is over; Ray Train restarts the ranks when one dies.
 
         Checkpoints go to the journal, so Ray Train's own storage stays empty. How often ranks may die is the journal's
@@ -30,7 +31,7 @@ class Trainer:
         (bundle,) = bundles(plan)
         with tempfile.TemporaryDirectory() as folder:
             TorchTrainer(
-                lambda: run_rank(plan, journal),
+                lambda: run_rank(plan, journal, code),
                 torch_config=TorchConfig(),  # nccl where ranks are given GPUs, else gloo
                 scaling_config=ScalingConfig(
                     num_workers=(plan.min_to_go_on, plan.max_workers),
@@ -44,18 +45,19 @@ class Trainer:
             ).fit()
 
 
-def run_rank(plan: TrainingPlan, journal: ActorHandle) -> None:
-    """What every rank does."""
+def run_rank(plan: TrainingPlan, journal: ActorHandle, code: str) -> None:
+    """What every rank does, if it runs the driver's `code`."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
+    keep_freed_memory()
     diary = RayDiary(journal)
     is_first = get_context().get_world_rank() == 0
     start = diary.begin() if is_first else None
     ranks = TorchRanks(get_device())
     start = ranks.share(start)
     if start is not None:
-        Rank(plan, start, ranks, diary).run()
+        Rank(plan, start, ranks, diary, code).run()
         diary.flush()
 
 

@@ -9,24 +9,33 @@ from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, save
 from cluster.errors import CheckpointError, UserError
 from cluster.interruption import interruption
 from cluster.local import train_locally
+from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 
 
 def run_meta_training(
-    plan: TrainingPlan, on_step: Callable[[StepRecord], None], stop: Callable[[], bool]
+    plan: TrainingPlan,
+    on_step: Callable[[StepRecord], None],
+    stop: Callable[[], bool],
+    lock: Held | None = None,
 ) -> TrainingResult:
     """Meta-train to `plan.num_steps`; the parameters do not depend on the number of workers, nor on a resume.
 
     `on_step` sees every meta-step once, in order. The run stops early, with a checkpoint, when `stop()` is true after
-    a step or when SIGINT or SIGTERM comes; it says so by `interrupted`. Raises `UserError`: a checkpoint that does
-    not fit or cannot be written, too many refused steps, a cluster that cannot hold the run.
+    a step or when SIGINT or SIGTERM comes; it says so by `interrupted`. It holds the checkpoint folder's `lock`, its
+    own if the caller holds none. Raises `UserError`: a folder that another run writes, a checkpoint that does not fit
+    or cannot be written, too many refused steps, a cluster that cannot hold the run.
     """
+    if lock is None:
+        with locked(plan.checkpoint_dir) as held:
+            return run_meta_training(plan, on_step, stop, held)
     start = _starting_point(plan)
     if start.version >= plan.num_steps:
         return _result(plan, start)
     with interruption() as interrupted:
 
         def should_stop() -> bool:
+            lock.require()
             return bool(interrupted) or stop()
 
         if plan.num_workers == 0:

@@ -10,6 +10,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.code_version import code_version
 from cluster.errors import ClusterError
 from cluster.placement import bundles
 from cluster.plan import TrainingPlan
@@ -29,25 +30,26 @@ class Unit:
 
     `actors` live in `placement`, whose resources Ray reserves all at once or, until there is room, not at all:
     `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
-    for each; `loops` are those that have not ended.
+    for each; `loops` are those that have not ended, and first the `checks` of each actor's code.
     """
 
     def __init__(
         self,
         placement: PlacementGroup,
         actors: Sequence[ActorHandle],
+        checks: Sequence[ray.ObjectRef],
         run: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
     ) -> None:
         self.actors = tuple(actors)
         self.placed: ray.ObjectRef = placement.ready()
         self.name = ""
-        self.loops: list[ray.ObjectRef] = []
+        self.loops = list(checks)
         self._placement, self._run = placement, run
 
     def follow(self, name: str, server: ActorHandle) -> None:
         """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
         self.name = name
-        self.loops = list(self._run(name, server))
+        self.loops += self._run(name, server)
 
     def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
         """Take note that a loop ended: how the unit did, or None while that waits for other loops to end.
@@ -75,7 +77,7 @@ def start_unit(plan: TrainingPlan) -> Unit:
         wire = plan.aggregation.gradient_wire
         return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
 
-    return Unit(placement, [cast(ActorHandle, worker)], run)
+    return Unit(placement, [cast(ActorHandle, worker)], [worker.require_code.remote(code_version())], run)
 
 
 def loop_end(loop: ray.ObjectRef) -> LoopEnd:

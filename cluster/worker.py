@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ray.actor import ActorHandle
 
 from cluster.aggregation import WireType
+from cluster.code_version import require_code
 from cluster.link import ServerLink
 from cluster.shards import ComputesMetaGradient, ShardReport
 from cluster.threads import threads
@@ -12,6 +13,10 @@ from cluster.threads import threads
 
 class Worker:
     """Runs as a Ray actor; holds nothing that another worker could not make again."""
+
+    def require_code(self, version: str) -> None:
+        """Raise `ClusterError` unless this worker runs the code of that `cluster.code_version`."""
+        require_code(version)
 
     def run(
         self,

@@ -30,6 +30,8 @@ class TrainOptions:
     """Folder of the run; runs/RECIPE/TIME by default."""
     resume: bool = False
     """Continue the run in --out, or the newest run of the recipe, exactly where it stopped."""
+    auto_resume: bool = False
+    """Continue the run in --out or --train.checkpoint-dir if there is one, else start it: for jobs that restart."""
     config: File = None
     """Settings of a saved run (settings.yaml) to start from."""
     data: File = None

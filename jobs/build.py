@@ -91,7 +91,7 @@ class GradientBuilder:
         return MetaGradient(build_learner(self.settings, source), source, self.settings.seed, objective)
 
 
-def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, resume: bool) -> TrainingPlan:
+def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: str, resume: bool) -> TrainingPlan:
     """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
     learner = build_learner(settings, build_source(settings))
     train, optimizer = settings.train, settings.optimizer
@@ -120,6 +120,9 @@ def build_plan(settings: s.Settings, checkpoint_dir: Path, settings_yaml: str, r
         strategy=settings.cluster.strategy,
         num_workers=settings.cluster.num_workers,
         threads_per_worker=settings.cluster.threads_per_worker,
+        min_workers=settings.cluster.min_workers,
+        start_timeout_s=settings.cluster.start_timeout_s,
+        regrow_timeout_s=settings.cluster.regrow_timeout_s,
         optimizer=plan,
         aggregation=_aggregation(settings.cluster),
         checkpoint_every=train.checkpoint_every,

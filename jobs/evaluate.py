@@ -40,7 +40,7 @@ def evaluate_run(options: EvaluateOptions, overrides: Overrides) -> None:
     if options.out is not None:
         write_json(options.out / "result.json", figures)
         source = build_source(settings, "test")
-        steps = read_steps(RunFolder(path.parent.parent).metrics)
+        steps = read_steps(RunFolder(Path(path).parent.parent).metrics)
         draw(options.out / "figures", learner, source, evaluation, steps, bayes_limit(source))
     print_results(console, evaluation.figures, f"{settings.recipe}, {checkpoint.version:,} meta-steps")
 
@@ -69,7 +69,7 @@ def evaluate_with_progress(console: Console, learner: ModeConditionalBayesianMAM
             return evaluate(learner, settings, show)
 
 
-def _downloaded(options: EvaluateOptions) -> Path:
+def _downloaded(options: EvaluateOptions) -> str:
     """The checkpoint of a tracked run that no folder here belongs to; raises `UserError` if there is none."""
     if options.tracking_uri is None:
         raise UserError(
@@ -78,6 +78,6 @@ def _downloaded(options: EvaluateOptions) -> Path:
     client = open_store(absolute_uri(options.tracking_uri))
     try:
         files = [file.path for file in client.list_artifacts(options.run, "checkpoint") if file.path.endswith(".mcb")]
-        return Path(client.download_artifacts(options.run, max(files)))
+        return client.download_artifacts(options.run, max(files))
     except Exception as error:  # MLflow and its artefact stores have no error in common; ValueError: no files
         raise UserError(f"the tracked run {options.run} gives no checkpoint: {first_sentence(error)}") from error

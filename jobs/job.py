@@ -2,13 +2,15 @@
 
 from typing import NamedTuple
 
+from cluster.checkpoint import load_newest, paths
+from cluster.storage import absolute
 from cluster.tracking_store import absolute_uri
 from jobs.arguments import TrainOptions
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
 from jobs.runs import RunFolder, begun_folder, default_tracking_uri, new_folder, require_place
 from jobs.settings import Settings
-from jobs.settings_file import flatten, read_yaml
+from jobs.settings_file import flatten, from_yaml, read_yaml
 
 _MAY_CHANGE = ("cluster.", "evaluation.", "train.num_steps", "train.checkpoint_", "tasks.path")
 _MAY_NOT = ("cluster.policy.", "cluster.gradient_wire", "cluster.parameter_wire")  # parts of the result
@@ -22,6 +24,11 @@ class Job(NamedTuple):
     tracking_uri: str
     resume: bool
 
+    @property
+    def checkpoints(self) -> str:
+        """Folder or URL of the checkpoints."""
+        return self.settings.train.checkpoint_dir or str(self.folder.checkpoints)
+
 
 def find_job(options: TrainOptions, base: Settings | None, overrides: Overrides) -> Job:
     """The run that the words of the command mean; nothing is written. `base` are the settings named by them, if any.
@@ -30,7 +37,7 @@ def find_job(options: TrainOptions, base: Settings | None, overrides: Overrides)
     """
     if options.json is not None:
         require_place(options.json)
-    if options.resume:
+    if options.resume or (options.auto_resume and _is_begun(options, base, overrides)):
         return _resumed(options, base, overrides)
     if base is None:
         raise UsageError("name a recipe, or settings with --config")
@@ -39,9 +46,24 @@ def find_job(options: TrainOptions, base: Settings | None, overrides: Overrides)
     return Job(new_folder(settings.recipe, options.out), settings, absolute_uri(uri), resume=False)
 
 
+def _is_begun(options: TrainOptions, base: Settings | None, overrides: Overrides) -> bool:
+    """Whether there is a run to continue where the command says that there may be one."""
+    location = _location(base, overrides)
+    if location is not None:
+        return bool(paths(location))
+    if options.out is None:
+        raise UsageError("--auto-resume needs the place of the run: give --out or --train.checkpoint-dir")
+    return RunFolder(options.out.absolute()).is_begun
+
+
+def _location(base: Settings | None, overrides: Overrides) -> str | None:
+    """Where the command itself says that the checkpoints lie."""
+    named = overrides.get("train.checkpoint_dir", [])
+    return absolute(named[0]) if named else (base.train.checkpoint_dir if base is not None else None)
+
+
 def _resumed(options: TrainOptions, base: Settings | None, overrides: Overrides) -> Job:
-    folder = begun_folder(options.recipe, options.out)
-    saved = read_yaml(folder.settings)
+    folder, saved = _begun(options, _location(base, overrides))
     if options.recipe not in (None, saved.recipe):
         raise UsageError(f"{folder.path} holds a run of recipe {saved.recipe!r}, not {options.recipe!r}")
     settings = override(saved if options.config is None or base is None else base, overrides)
@@ -55,3 +77,12 @@ def _resumed(options: TrainOptions, base: Settings | None, overrides: Overrides)
             )
     uri = options.tracking_uri or folder.read_identity().get("tracking_uri") or default_tracking_uri()
     return Job(folder, settings, absolute_uri(uri), resume=True)
+
+
+def _begun(options: TrainOptions, location: str | None) -> tuple[RunFolder, Settings]:
+    """The folder of the run to resume and its settings: those in its checkpoints at `location`, if that is given."""
+    if location is None:
+        folder = begun_folder(options.recipe, options.out)
+        return folder, read_yaml(folder.settings)
+    saved = from_yaml(load_newest(location).settings_yaml, origin=f" (in {location})")
+    return RunFolder(options.out.absolute()) if options.out else new_folder(saved.recipe, None), saved

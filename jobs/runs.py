@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.checkpoint import paths
 from cluster.errors import UserError
+from cluster.storage import is_url
 from jobs.errors import UsageError
 
 RUNS = Path("runs")
@@ -95,11 +96,16 @@ def begun_folder(recipe: str | None, out: Path | None) -> RunFolder:
     return max(begun, key=lambda folder: folder.settings.stat().st_mtime)
 
 
-def find_run(name: str) -> Path | None:
-    """The checkpoint that `name` stands for: a file, a run's folder (its newest), or the id of a run below `runs/`."""
+def find_run(name: str) -> str | None:
+    """The checkpoint that `name` stands for: a file, a run's folder (its newest), or the id of a run below `runs/`.
+
+    File and folder may be URLs.
+    """
+    if is_url(name):
+        return name if name.endswith(".mcb") else next(iter(paths(name)), None)
     path = Path(name)
     if path.is_file():
-        return path
+        return name
     for folder in (path, path / "checkpoints", *_folders_of(name)):
         if found := paths(folder):
             return found[0]

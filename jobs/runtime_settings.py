@@ -64,7 +64,14 @@ class Cluster(Section):
         Field(description="who sums gradients: a parameter server, or the workers by all-reduce under Ray Train"),
     ] = "server"
     num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
+    min_workers: Annotated[
+        int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
+    ] = None
     threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
+    start_timeout_s: Annotated[float, positive(86_400, "seconds to find a place for the workers at the start")] = 8.0
+    regrow_timeout_s: Annotated[
+        float, positive(86_400, "seconds that a begun run with too few workers waits before it saves and ends")
+    ] = 600.0
     policy: Policy = SyncPolicy()
     num_slices: Annotated[int, count(1, 1024, "actors that hold the parameters; 1: the server itself")] = 1
     gradient_wire: Annotated[WireType, Field(description="what gradients travel as; sums are float32")] = "float32"

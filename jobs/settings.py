@@ -5,9 +5,10 @@ A union is told apart by its field `kind`. `mcb`, the library, never sees this m
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from tyro.conf import Suppress
 
+from cluster.storage import absolute
 from jobs.runtime_settings import Cluster, Optimizer
 from jobs.section import HowToChoose, Section, count, positive
 
@@ -166,6 +167,14 @@ class Train(Section):
     ] = 0.0
     checkpoint_every: Annotated[int, count(1, 10**9, "meta-steps between checkpoints")] = 200
     checkpoint_keep: Annotated[int, count(1, 10**6, "newest checkpoints kept")] = 3
+    checkpoint_dir: Annotated[
+        str | None, Field(description="folder or URL (s3://...) of the checkpoints; None: in the run's folder")
+    ] = None
+
+    @field_validator("checkpoint_dir")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else absolute(value)
 
 
 class Evaluation(Section):

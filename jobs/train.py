@@ -14,7 +14,9 @@ from platform import node, python_version
 from rich.console import Console
 
 from cluster.checkpoint import load
+from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+from cluster.storage import local_copy
 from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
 from cluster.tracking_store import TrackingError, without_password
 from cluster.training import run_meta_training
@@ -46,12 +48,12 @@ def train(options: TrainOptions, base: Settings | None, overrides: Overrides) ->
     job = find_job(options, base, overrides)
     source = build_source(job.settings, "test")
     limit = bayes_limit(source)
-    plan = build_plan(job.settings, job.folder.checkpoints, to_yaml(job.settings), job.resume)
-    with _tracked(job, options.tracking_optional) as (tracker, run_id):
+    plan = build_plan(job.settings, job.checkpoints, to_yaml(job.settings), job.resume)
+    with locked(job.checkpoints) as lock, _tracked(job, options.tracking_optional) as (tracker, run_id):
         _begin(job, run_id)
         begun = f"{job.settings.recipe}: {plan.num_steps:,} meta-steps of {plan.meta_batch} tasks, in {job.folder.path}"
         console.print(begun, soft_wrap=True)
-        result = _train(console, job, plan, tracker)
+        result = _train(console, job, plan, tracker, lock)
         try:
             learner = trained_learner(job.settings, load(result.checkpoint))
             evaluation = evaluate_with_progress(console, learner, job.settings)
@@ -69,7 +71,7 @@ def train(options: TrainOptions, base: Settings | None, overrides: Overrides) ->
         console.print(f"look at the run with\n  {_ui_command(job.tracking_uri)}", soft_wrap=True)
 
 
-def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker) -> TrainingResult:
+def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, lock: Held) -> TrainingResult:
     """Meta-train with progress on the screen and every meta-step on record; raises `Interrupted` if it was stopped."""
     with (
         TrainingProgress(console, plan.num_steps) as progress,
@@ -80,7 +82,7 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker) -> 
             progress.update(record)
             log.add(record)
 
-        result = run_meta_training(plan, on_step, stop=lambda: False)
+        result = run_meta_training(plan, on_step, stop=lambda: False, lock=lock)
     if result.interrupted:
         raise Interrupted(_farewell(job, result))
     return result
@@ -89,7 +91,8 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker) -> 
 def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Evaluation) -> None:
     """Keep what came out with the tracked run."""
     tracker.metrics(_metrics(evaluation), result.num_steps)
-    tracker.artifact(result.checkpoint, "checkpoint")
+    with local_copy(result.checkpoint) as checkpoint:
+        tracker.artifact(checkpoint, "checkpoint")
     tracker.artifact(job.folder.figures, "figures")
     tracker.artifact(job.folder.settings, "")
     tracker.artifact(job.folder.result, "")

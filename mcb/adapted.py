@@ -12,6 +12,14 @@ from mcb.likelihoods import Predictive
 from mcb.priors import GeneratedPrior
 
 
+class WeighedModes(NamedTuple):
+    """Bayes' rule over the modes: `log_marginal` is the evidence with the modes summed out under the gate, in nats."""
+
+    log_responsibilities: Float[Tensor, "T K"]
+    log_evidence: Float[Tensor, "T K"]
+    log_marginal: Float[Tensor, "T"]
+
+
 class AdaptedTasks(NamedTuple):
     """Adapted tasks. `generated` and `posterior` lead with (K, T) where codes are shared, else with (T, K)."""
 

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import vmap
 
-from mcb.adapted import AdaptedTask, AdaptedTasks
+from mcb.adapted import AdaptedTask, AdaptedTasks, WeighedModes
 from mcb.finite import refuse_non_finite
 from mcb.inference.gradient import GradientDescent
-from mcb.inference.problem import Components, Inference, Problem
+from mcb.inference.problem import Answer, Components, Inference, Problem
 from mcb.likelihoods import Gaussian, Likelihood, Predictive
 from mcb.modes.definition import ModeDefinition
 from mcb.modes.embedding import Embedding
@@ -94,50 +94,21 @@ class ModeConditionalBayesianMAML(nn.Module):
             ValueError: a true mode is needed (oracle) and missing or out of range; noise is needed and missing; the
                 prior hypernetwork was made for another network.
         """
-        if self.inference.needs_noise and noise is None:
-            name = type(self.inference).__name__
-            raise ValueError(f"noise=None, but {name} starts at samples of the prior: give learner.noise(key, indices)")
-        if self.modes.needs_mode and ((mode < 0) | (mode >= self.modes.num_modes)).any():
-            wrong = mode[(mode < 0) | (mode >= self.modes.num_modes)][0].item()
-            raise ValueError(f"mode={wrong} must lie in 0..{self.modes.num_modes - 1}: these modes have to be told")
-        embedding = self._embed(support)
-        log_gate = vmap(self.modes.log_gate, in_dims=(_axis(embedding), 0))(embedding, mode)
-        if self.modes.has_shared_codes:
-            generated = vmap(self.prior_hypernetwork)(self.modes.codes(None))
-        else:
-            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self.modes.codes)(embedding))
-        made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
-        if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
-            raise ValueError(
-                f"the prior hypernetwork generates {made} adapted and conditional parameters and the model has {fit}: "
-                "give both the same BaseNetwork"
-            )
+        log_gate, generated = self._generate(support, mode, noise)
         posterior = self._map(self._adapt_one, generated, None, support, noise)
-        log_evidence = posterior.log_evidence.mT if self.modes.has_shared_codes else posterior.log_evidence
-        log_joint = log_gate + log_evidence
-        return AdaptedTasks(generated, posterior, log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
+        return AdaptedTasks(generated, posterior, *self._weigh(log_gate, posterior.log_evidence))
 
     def predict_tasks(self, adapted: AdaptedTasks, x: Float[Tensor, "T Q *x"]) -> Predictive:
         """The mixture over modes and particles at each task's query inputs."""
         components = self._map(self._predict_one, adapted.generated, adapted.posterior, x)
-        offset = adapted.generated.likelihood
-        if self.modes.has_shared_codes:
-            components = Components(*(leaf.transpose(0, 1) for leaf in components))
-            offset = offset.expand(x.shape[0], *offset.shape)
-        num_particles = components.prediction.shape[2]
-        log_weights = adapted.log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
-        return self.likelihood.mixture(
-            log_weights.flatten(1, 2),
-            components.prediction.flatten(1, 2),
-            components.variance.flatten(1, 2),
-            offset[:, :, None].expand(-1, -1, num_particles, -1).flatten(1, 2),
-        )
+        return self._mixture(adapted.log_responsibilities, adapted.generated, components)
 
     def forward(self, tasks: Task, noise: Float[Tensor, "T P D"] | None = None) -> Prediction:
-        """Adapts to every task's support set and predicts its query points."""
-        adapted = self.adapt_tasks(tasks.support, tasks.mode, noise)
-        predictive = self.predict_tasks(adapted, tasks.query_x)
-        return Prediction(predictive, *adapted[2:])
+        """Adapts to every task's support set and predicts its query points; raises as `adapt_tasks`."""
+        log_gate, generated = self._generate(tasks.support, tasks.mode, noise)
+        answers = self._map(self._answer_one, generated, None, tasks.support, noise, tasks.query_x)
+        weighed = self._weigh(log_gate, answers.log_evidence)
+        return Prediction(self._mixture(weighed.log_responsibilities, generated, answers.components), *weighed)
 
     def losses(
         self, tasks: Task, noise: Float[Tensor, "T P D"] | None, meta_objective: MetaObjective = predictive_nll
@@ -226,6 +197,51 @@ class ModeConditionalBayesianMAML(nn.Module):
             history.append(loss.item())
         return history
 
+    def _generate(self, support: Support, mode: Tensor, noise: Tensor | None) -> tuple[Tensor, GeneratedPrior]:
+        """Every task's log gate `(T, K)`; the modes' priors, led by `K` where codes are shared, else by `(T, K)`."""
+        if self.inference.needs_noise and noise is None:
+            name = type(self.inference).__name__
+            raise ValueError(f"noise=None, but {name} starts at samples of the prior: give learner.noise(key, indices)")
+        if self.modes.needs_mode and ((mode < 0) | (mode >= self.modes.num_modes)).any():
+            wrong = mode[(mode < 0) | (mode >= self.modes.num_modes)][0].item()
+            raise ValueError(f"mode={wrong} must lie in 0..{self.modes.num_modes - 1}: these modes have to be told")
+        embedding = self._embed(support)
+        log_gate = vmap(self.modes.log_gate, in_dims=(_axis(embedding), 0))(embedding, mode)
+        if self.modes.has_shared_codes:
+            generated = vmap(self.prior_hypernetwork)(self.modes.codes(None))
+        else:
+            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self.modes.codes)(embedding))
+        made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
+        if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
+            raise ValueError(
+                f"the prior hypernetwork generates {made} adapted and conditional parameters and the model has {fit}: "
+                "give both the same BaseNetwork"
+            )
+        return log_gate, generated
+
+    def _weigh(self, log_gate: Float[Tensor, "T K"], log_evidence: Tensor) -> WeighedModes:
+        """Bayes' rule over the modes; `log_evidence` comes as `_map` gives it."""
+        log_evidence = log_evidence.mT if self.modes.has_shared_codes else log_evidence
+        log_joint = log_gate + log_evidence
+        return WeighedModes(log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
+
+    def _mixture(
+        self, log_responsibilities: Float[Tensor, "T K"], generated: GeneratedPrior, components: Components
+    ) -> Predictive:
+        """All modes' components with their weights; `components` come as `_map` gives them."""
+        offset = generated.likelihood
+        if self.modes.has_shared_codes:
+            components = Components(*(leaf.transpose(0, 1) for leaf in components))
+            offset = offset.expand(log_responsibilities.shape[0], *offset.shape)
+        num_particles = components.prediction.shape[2]
+        log_weights = log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
+        return self.likelihood.mixture(
+            log_weights.flatten(1, 2),
+            components.prediction.flatten(1, 2),
+            components.variance.flatten(1, 2),
+            offset[:, :, None].expand(-1, -1, num_particles, -1).flatten(1, 2),
+        )
+
     def _embed(self, support: Support) -> Float[Tensor, "T E"] | None:
         if not self.modes.needs_embedding or self.task_encoder is None:
             return None
@@ -251,6 +267,12 @@ class ModeConditionalBayesianMAML(nn.Module):
 
     def _predict_one(self, generated: GeneratedPrior, posterior: Any, x: Tensor) -> Components:
         return self.inference.predict(Problem(self.model, self.likelihood, generated), posterior, x)
+
+    def _answer_one(
+        self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None, x: Tensor
+    ) -> Answer:
+        problem = Problem(self.model, self.likelihood, generated)
+        return self.inference.adapt_and_predict(problem, support, noise, x)
 
 
 def _axis(argument: Any) -> int | None:

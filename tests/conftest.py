@@ -11,7 +11,23 @@ import pytest
 import torch
 
 _TESTS = Path(__file__).parent
-_CHECKS = None if os.environ.get("MCB_NO_TYPECHECK") else jaxtyping.install_import_hook(["mcb"], "beartype.beartype")
+_COMPILED = "linear_head_cpu"  # numba compiles plain functions alone
+
+
+def _checked_modules() -> list[str]:
+    paths = sorted((_TESTS.parent / "mcb").rglob("*.py"))
+    return [
+        ".".join(path.relative_to(_TESTS.parent).with_suffix("").parts)
+        for path in paths
+        if path.stem not in ("__init__", _COMPILED)
+    ]
+
+
+_CHECKS = (
+    None
+    if os.environ.get("MCB_NO_TYPECHECK")
+    else jaxtyping.install_import_hook(_checked_modules(), "beartype.beartype")
+)
 torch.set_num_threads(1)
 
 

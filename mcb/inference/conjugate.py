@@ -11,16 +11,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import vmap
 
-from mcb.inference.problem import Components, Problem
-from mcb.inference.sweep import inverse_and_log_det
+from mcb.inference.linear_head import ROUNDING, HeadAnswer, HeadPrior, answer
+from mcb.inference.problem import Answer, Components, Problem
 from mcb.likelihoods import Gaussian, Likelihood, check_num_outputs
 from mcb.networks.functional import BaseNetwork
 from mcb.types import Support
-
-_ROUNDING = (
-    8  # units in the last place of the Gram matrix's trace: added to its diagonal, they keep it positive definite
-)
 
 
 class ConjugatePosterior(NamedTuple):
@@ -64,60 +61,74 @@ class Conjugate:
 
     def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None) -> ConjugatePosterior:
         """The posterior given the support set."""
-        head = HeadPrior.of(problem)
-        check_num_outputs(head.mean.shape[0], support.y.shape[-1])
+        prior = _head_prior(problem, support)
         features = problem.network.features(problem.generated.conditional, support.x)
-        design = (features * head.scale[:, None]).to(self.gram_dtype)
-        residual = torch.where(support.mask, support.y.mT - head.predict(features), 0).double()
+        design = (features * prior.scale[:, None]).to(self.gram_dtype)
+        predicted = prior.mean @ features.mT + prior.bias_mean[:, None]
+        residual = torch.where(support.mask, support.y.mT - predicted, 0).double()
         both = support.mask[:, None] & support.mask
-        gram = torch.where(both, (design @ design.mT).double() + head.bias_variance, 0)
-        rounding = _ROUNDING * torch.finfo(self.gram_dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        gram = torch.where(both, (design @ design.mT).double() + prior.bias_variance[:, None, None], 0)
+        rounding = ROUNDING * torch.finfo(self.gram_dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
         diagonal = torch.where(support.mask, _noise_variance(problem) + rounding, 1.0)
-        precision, log_det = inverse_and_log_det(gram + torch.diag_embed(diagonal))
-        precision = torch.where(both, precision, 0)
+        factor = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal)).L
+        precision = torch.where(both, torch.cholesky_inverse(factor), 0)
         weights = (precision @ residual[..., None])[..., 0]
-        constant = support.mask.sum() * math.log(2 * math.pi)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = support.mask.double().sum() * math.log(2 * math.pi)
         log_evidence = -0.5 * ((residual * weights).sum(-1) + log_det + constant).sum()
         return ConjugatePosterior(design, precision, weights, log_evidence.to(support.x.dtype))
 
     def predict(self, problem: Problem, posterior: ConjugatePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One Gaussian component: the exact predictive."""
-        head = HeadPrior.of(problem)
+        prior = _head_prior(problem)
         features = problem.network.features(problem.generated.conditional, x)
-        design = (features * head.scale[:, None]).to(self.gram_dtype)
-        cross = (design @ posterior.design.mT).double() + head.bias_variance
-        prediction = head.predict(features) + (cross @ posterior.weights[..., None])[..., 0]
-        prior_variance = design.square().sum(-1) + head.bias_variance[..., 0]
+        design = (features * prior.scale[:, None]).to(self.gram_dtype)
+        bias_variance = prior.bias_variance[:, None, None]
+        cross = (design @ posterior.design.mT).double() + bias_variance
+        predicted = prior.mean @ features.mT + prior.bias_mean[:, None]
+        prediction = predicted + (cross @ posterior.weights[..., None])[..., 0]
+        prior_variance = design.square().sum(-1) + bias_variance[..., 0]
         variance = prior_variance - ((cross @ posterior.precision) * cross).sum(-1)
-        return Components(prediction.mT[None].to(x.dtype), variance.clamp(min=0).mT[None].to(x.dtype))
+        return _components(prediction, variance, x.dtype)
+
+    def adapt_and_predict(
+        self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None, x: Float[Tensor, "Q *x"]
+    ) -> Answer:
+        """`predict` after `adapt` as one operation of `mcb.inference.linear_head`, in a fraction of the time."""
+        features = problem.network.features(problem.generated.conditional, torch.cat([support.x, x]))
+        support_features, query_features = features.split([support.x.shape[0], x.shape[0]])
+        noise_variance = _noise_variance(problem)
+
+        def one_output(prior: HeadPrior, y: Float[Tensor, "S"]) -> HeadAnswer:
+            given = (support_features, y, support.mask, noise_variance, query_features)
+            return answer(prior, *given, self.gram_dtype)
+
+        log_evidence, prediction, variance = vmap(one_output)(_head_prior(problem, support), support.y.mT)
+        return Answer(log_evidence.sum().to(x.dtype), _components(prediction, variance, x.dtype))
 
 
-class HeadPrior(NamedTuple):
-    """The prior of a linear head, one row for each output; without a bias its mean and variance are 0."""
+def _components(prediction: Float[Tensor, "O Q"], variance: Float[Tensor, "O Q"], dtype: torch.dtype) -> Components:
+    return Components(prediction.mT[None].to(dtype), variance.clamp(min=0).mT[None].to(dtype))
 
-    mean: Float[Tensor, "O H"]
-    scale: Float[Tensor, "O H"]
-    bias_mean: Float[Tensor, "O 1"]
-    bias_variance: Float[Tensor, "O 1 1"]
 
-    @classmethod
-    def of(cls, problem: Problem) -> "HeadPrior":
-        """From the flat prior over the head's parameters, the weights before the biases."""
-        num_outputs, num_features = problem.network.adapted_shapes["head.weight"]
-        sizes = [num_outputs * num_features, problem.network.num_adapted - num_outputs * num_features]
-        prior = problem.generated.adapted
-        (mean, bias_mean), (log_scale, log_bias_scale) = prior.mean.split(sizes), prior.log_scale.split(sizes)
-        none = mean.new_zeros(num_outputs)
-        return cls(
-            mean.view(num_outputs, num_features),
-            log_scale.view(num_outputs, num_features).exp(),
-            (bias_mean if sizes[1] else none)[:, None],
-            ((2 * log_bias_scale).exp() if sizes[1] else none)[:, None, None],
-        )
+def _head_prior(problem: Problem, support: Support | None = None) -> HeadPrior:
+    """From the flat prior over the head's parameters, the weights before the biases; a leading axis `O`.
 
-    def predict(self, features: Float[Tensor, "N H"]) -> Float[Tensor, "O N"]:
-        """Predictions of the mean head."""
-        return self.mean @ features.mT + self.bias_mean
+    Raises `ValueError` where the support set has another number of targets.
+    """
+    num_outputs, num_features = problem.network.adapted_shapes["head.weight"]
+    if support is not None:
+        check_num_outputs(num_outputs, support.y.shape[-1])
+    sizes = [num_outputs * num_features, problem.network.num_adapted - num_outputs * num_features]
+    prior = problem.generated.adapted
+    (mean, bias_mean), (log_scale, log_bias_scale) = prior.mean.split(sizes), prior.log_scale.split(sizes)
+    none = mean.new_zeros(num_outputs)
+    return HeadPrior(
+        mean.view(num_outputs, num_features),
+        log_scale.view(num_outputs, num_features).exp(),
+        bias_mean if sizes[1] else none,
+        (2 * log_bias_scale).exp() if sizes[1] else none,
+    )
 
 
 def _noise_variance(problem: Problem) -> Float[Tensor, ""]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from mcb.inference.particles import ParticlePosterior, log_joint, predict_particles, prior_evidence
-from mcb.inference.problem import Components, Problem
+from mcb.inference.problem import Answer, Components, Problem, adapt_then_predict
 from mcb.likelihoods import Likelihood
 from mcb.networks.functional import BaseNetwork
 from mcb.types import Support
@@ -64,6 +64,12 @@ class GradientDescent:
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""
         return predict_particles(problem, posterior, x)
+
+    def adapt_and_predict(
+        self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None, x: Float[Tensor, "Q *x"]
+    ) -> Answer:
+        """The one after the other."""
+        return adapt_then_predict(self, problem, support, noise, x)
 
     def _ascend(self, score, position: Float[Tensor, "P D"]) -> Float[Tensor, "P D"]:
         for _ in range(self.num_steps):

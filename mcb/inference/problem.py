@@ -39,6 +39,13 @@ class Components(NamedTuple):
     variance: Float[Tensor, "P Q O"]
 
 
+class Answer(NamedTuple):
+    """What one mode makes of a task: `log p(support y | x, mode)` in nats, and its share of the predictive."""
+
+    log_evidence: Float[Tensor, ""]
+    components: Components
+
+
 @runtime_checkable
 class Posterior(Protocol):
     """The state of an adapted task: a NamedTuple of tensors, so that it can be batched."""
@@ -77,3 +84,17 @@ class Inference(Protocol[P]):
     def predict(self, problem: Problem, posterior: P, x: Float[Tensor, "Q *x"]) -> Components:
         """The predictive's components at `x`."""
         ...
+
+    def adapt_and_predict(
+        self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None, x: Float[Tensor, "Q *x"]
+    ) -> Answer:
+        """`predict` after `adapt`, where the inputs are known at once: `adapt_then_predict`, or something faster."""
+        ...
+
+
+def adapt_then_predict(
+    inference: Inference, problem: Problem, support: Support, noise: Tensor | None, x: Tensor
+) -> Answer:
+    """The one after the other."""
+    posterior = inference.adapt(problem, support, noise)
+    return Answer(posterior.log_evidence, inference.predict(problem, posterior, x))

@@ -113,7 +113,7 @@ class Failing:
 
 
 def training_plan(
-    folder: Path,
+    folder: str | Path,
     *,
     num_steps: int = 12,
     num_workers: int = 0,

@@ -74,7 +74,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_each_corruption_is_one_clear_error(name: str, tmp_path: Path):
     corrupt, message = CORRUPTIONS[name]
-    path = save(example(), tmp_path, keep=1)
+    path = Path(save(example(), tmp_path, keep=1))
     path.write_bytes(corrupt(path.read_bytes()))
     with pytest.raises(CheckpointError, match=message) as raised:
         load(path)
@@ -85,7 +85,7 @@ def test_the_one_before_a_damaged_newest_is_used_and_the_damage_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     save(example(8), tmp_path, keep=3)
-    newest = save(example(9), tmp_path, keep=3)
+    newest = Path(save(example(9), tmp_path, keep=3))
     newest.write_bytes(newest.read_bytes()[:-9])
     assert load_newest(tmp_path).version == 8
     assert newest.name in caplog.text
@@ -94,7 +94,7 @@ def test_the_one_before_a_damaged_newest_is_used_and_the_damage_reported(
 
 def test_a_folder_without_an_intact_checkpoint_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for version in (1, 2):
-        save(example(version), tmp_path, keep=3).write_bytes(b"MCB")
+        Path(save(example(version), tmp_path, keep=3)).write_bytes(b"MCB")
     with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints"):
         load_newest(tmp_path)
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):

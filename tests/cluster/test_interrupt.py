@@ -51,5 +51,5 @@ def test_ctrl_c_saves_a_checkpoint_and_leaves_no_process_and_no_token(tmp_path: 
     assert said["sha256"] == params_sha256(saved.parameters)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in paths(folder))
+    assert sorted(str(path) for path in folder.iterdir()) == sorted(paths(folder))
     assert not (home / ".ray").exists()

@@ -82,7 +82,7 @@ def test_the_newest_checkpoint_damaged_the_one_before_gives_the_same_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     whole = run_meta_training(training_plan(tmp_path), ignore, never)
-    newest, before = checkpoints.paths(tmp_path)[:2]
+    newest, before = map(Path, checkpoints.paths(tmp_path)[:2])
     newest.write_bytes(newest.read_bytes()[:-100])
     records: list[StepRecord] = []
     again = run_meta_training(training_plan(tmp_path, resume=True), records.append, never)
@@ -120,7 +120,7 @@ def test_refused_steps_before_a_resume_count(tmp_path: Path):
 def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def write_then_fill(record: StepRecord) -> None:
         if record.version == 7:
-            monkeypatch.setattr(checkpoints.os, "write", full)
+            monkeypatch.setattr(os, "write", full)
 
     def full(descriptor: int, data: memoryview) -> int:
         raise OSError(28, os.strerror(28))

@@ -160,6 +160,14 @@ def test_a_rank_that_cannot_build_its_computation_ends_all(tmp_path: Path):
         journal.finish()
 
 
+def test_ranks_of_other_code_than_the_drivers_are_refused(tmp_path: Path):
+    plan = training_plan(tmp_path)
+    journal = begun(plan)
+    run_ranks(plan, journal, 2, code="sources 0123456789ab, torch 1.0")
+    with pytest.raises(ClusterError, match="runs other code than the run"):
+        journal.finish()
+
+
 def test_a_non_finite_gradient_of_one_rank_is_refused_and_counted_on_all(tmp_path: Path):
     plan = training_plan(tmp_path, build=partial(NotFinite, frozenset({2, 6}), index=1))
     journal = begun(plan)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster.checkpoint import Checkpoint
+from cluster.code_version import code_version
 from cluster.journal import Journal
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.rank import Rank
@@ -80,8 +81,12 @@ def run_ranks(
     size: int,
     ranks: Callable[[Meeting, int], ThreadRanks] = ThreadRanks,
     builders: dict[int, Callable] | None = None,
+    code: str | None = None,
 ) -> None:
-    """All ranks from the journal's newest checkpoint to their end; `builders` replace some ranks' computations."""
+    """All ranks from the journal's newest checkpoint to their end; `builders` replace some ranks' computations.
+
+    `code` is what the run was started with; None is this.
+    """
     start = journal.begin()
     assert start is not None
     meeting = Meeting(size)
@@ -90,7 +95,7 @@ def run_ranks(
     def run(index: int) -> None:
         mine = replace(plan, build_gradient=(builders or {}).get(index, plan.build_gradient))
         try:
-            Rank(mine, start, ranks(meeting, index), DirectDiary(journal)).run()
+            Rank(mine, start, ranks(meeting, index), DirectDiary(journal), code or code_version()).run()
         except BaseException as error:
             errors.append(error)
             meeting.barrier.abort()

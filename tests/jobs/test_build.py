@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny_runs import TINY
 
+from cluster.aggregation import AggregationPlan
 from cluster.errors import UserError
+from cluster.policies import Asynchronous, Stale
 from cluster.shards import Shard
 from jobs.build import GradientBuilder, build_learner, build_plan, build_source
 from jobs.errors import UsageError
@@ -70,12 +72,29 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
         ("--likelihood.min-scale=2", "init_scale=0.5"),
         ("--tasks.families=linear,linear", "each once"),
         ("--optimizer.name=adm", "adm"),
+        ("--optimizer.momentum=0.5", "'adam' has no option momentum"),
+        ("--optimizer.betas=0.9", "must be two numbers"),
+        ("--cluster.num-slices=1000", r"num_slices=1000 must lie in 1\.\."),
         ("--train.num-shards=11", "num_shards=11 must lie in 1..meta_batch=10"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_anything_starts(words, message, tmp_path):
     with pytest.raises((UserError, ValueError), match=message):
         build_plan(tiny("five-modes", words), tmp_path, "", resume=False)
+
+
+def test_what_the_server_is_told_reaches_its_plan(tmp_path):
+    words = (
+        "--cluster.policy.kind=stale --cluster.policy.bound=3 --cluster.num-slices=2 --cluster.gradient-wire=bfloat16"
+    )
+    words += " --cluster.straggler-factor=none --optimizer.betas 0.5 0.6 --optimizer.average-decay=0.9"
+    plan = build_plan(tiny("five-modes", *words.split()), tmp_path, "", resume=False)
+    assert plan.aggregation == AggregationPlan(Stale(3), 2, "bfloat16", "float32", None)
+    assert plan.optimizer.options == {"betas": (0.5, 0.6)} and plan.optimizer.average_decay == 0.9
+    default = build_plan(tiny(), tmp_path, "", resume=False)
+    assert default.aggregation == AggregationPlan() and default.optimizer.options == {}
+    asynchronous = build_plan(tiny("five-modes", "--cluster.policy.kind=async"), tmp_path, "", resume=False)
+    assert asynchronous.aggregation.policy == Asynchronous()
 
 
 def test_curves_need_a_file():

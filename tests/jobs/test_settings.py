@@ -98,6 +98,12 @@ def test_sections_left_out_of_a_file_have_their_defaults():
         ("--modes.kind codebok", "modes.kind=codebok must be one of codebook, embedding, single, oracle"),
         ("--modes.kind single --modes.num-modes 3", "--modes.num-modes belongs to modes.kind=codebook, and"),
         ("--inference.kind gradient --inference.second-order maybe", "second_order=maybe must be true or false"),
+        (
+            "--cluster.policy.kind stale --cluster.policy.bound -1",
+            "policy.bound=-1 must be a whole number from 0",
+        ),
+        ("--cluster.policy.bound 2", "--cluster.policy.bound belongs to cluster.policy.kind=stale, and"),
+        ("--optimizer.betas 0.9 1.0", "optimizer.betas=1.0 must be one or more, each a number"),
         ("--seed -1", "seed=-1 must be a whole number from 0"),
     ],
 )

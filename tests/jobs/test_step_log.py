@@ -78,6 +78,12 @@ def test_a_value_that_is_not_finite_is_left_out(tmp_path):
     json.loads((tmp_path / "steps.jsonl").read_text())
 
 
+def test_what_the_server_did_is_on_record():
+    values = step_metrics(record(1)._replace(queue_length=3, refused_pushes=2, repeats=1, num_bytes=2_500_000))
+    server = {name.removeprefix("server/"): value for name, value in values.items() if name.startswith("server/")}
+    assert server == {"queue_length": 3, "refused_pushes": 2, "repeats": 1, "megabytes": 2.5, "waiting_s": 0}
+
+
 def test_an_average_of_a_constant_is_the_constant_from_the_start():
     average = Average(span=10)
     for _ in range(3):

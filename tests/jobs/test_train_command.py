@@ -104,6 +104,17 @@ def test_saved_settings_run_again_to_the_same_parameters(train, workplace):
     assert train("--out=other")["params_sha256"] != figures["params_sha256"]
 
 
+def test_the_average_of_a_run_that_keeps_one_is_what_is_evaluated(train, workplace):
+    figures, plain = train("--out=run", "--optimizer.average-decay=0.9"), train("--out=plain")
+    assert figures["params_sha256"] == plain["params_sha256"]
+    assert figures["evaluation"]["nll"] != plain["evaluation"]["nll"]
+    checkpoint = load(figures["checkpoint"])
+    learner = trained_learner(read_yaml(workplace / "run" / "settings.yaml"), checkpoint)
+    np.testing.assert_array_equal(initial_parameters(learner), checkpoint.average)
+    assert main(["evaluate", "run", "--json=again.json"]) == 0
+    assert json.loads((workplace / "again.json").read_text())["nll"] == figures["evaluation"]["nll"]
+
+
 def test_a_stopped_run_resumes_to_the_same_parameters_in_the_same_tracked_run(train, workplace, capsys):
     whole = train("--out=whole", "--optimizer.schedule=constant")
     half = train("--out=half", "--optimizer.schedule=constant", "--train.num-steps=2")
@@ -132,6 +143,9 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(train, workplace, capsys)
     assert "already holds a run: continue it with --resume, or choose another --out" in capsys.readouterr().err
     assert main(["train", "two-modes", "--resume", "--out=run", "--modes.num-modes=4"]) == 2
     assert "modes.num_modes is 3 there, not 4" in capsys.readouterr().err
+    for option, there in (("policy.kind=stale", "policy.kind is sync"), ("gradient-wire=bfloat16", "wire is float32")):
+        assert main(["train", "two-modes", "--resume", "--out=run", f"--cluster.{option}"]) == 2
+        assert f"{there} there, not {option.split('=')[1]}" in capsys.readouterr().err
     assert main(["train", "three-modes", "--resume", "--out=run"]) == 2
     assert "holds a run of recipe 'two-modes', not 'three-modes'" in capsys.readouterr().err
     assert main(["train", "two-modes", "--resume", "--out=run", "--train.num-steps=3"]) == 1

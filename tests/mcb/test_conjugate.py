@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 from mcb.inference.conjugate import Conjugate
-from mcb.inference.problem import Problem
+from mcb.inference.problem import Answer, Problem, adapt_then_predict
 from mcb.likelihoods import Categorical, Gaussian
 from mcb.networks.functional import BaseNetwork
 from mcb.networks.mlp import MLP
@@ -99,6 +99,28 @@ def test_predictive_is_that_of_the_textbook_posterior_over_the_weights(num_outpu
     phi = design(problem, x)
     torch.testing.assert_close(prediction, (phi @ weights.T)[None])
     torch.testing.assert_close(variance, torch.einsum("qf,ofg,qg->qo", phi, covariance, phi)[None])
+
+
+@CASES
+@pytest.mark.parametrize("gram_dtype", [torch.float64, torch.float32], ids=str)
+def test_answering_at_once_is_adapting_and_then_predicting_in_values_and_gradients(
+    num_outputs, bias, present, gram_dtype
+):
+    problem, support = make_problem(num_outputs, bias), make_support(num_outputs, present)
+    x = torch.linspace(-2, 2, 14).double().view(7, 2)
+    inference = Conjugate(gram_dtype)
+    leaves = [*problem.generated.adapted, *problem.generated[1:]]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    expected = adapt_then_predict(inference, problem, support, None, x)
+    answer = inference.adapt_and_predict(problem, support, None, x)
+    tolerance = 1e-9 if gram_dtype == torch.float64 else 2e-2
+    torch.testing.assert_close(answer, expected, rtol=tolerance, atol=tolerance)
+
+    def gradients(answer: Answer) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(answer.log_evidence + sum(leaf.cos().sum() for leaf in answer.components), leaves)
+
+    torch.testing.assert_close(gradients(answer), gradients(expected), rtol=tolerance, atol=tolerance)
 
 
 def test_evidence_is_the_product_of_one_step_ahead_predictives():

@@ -1,0 +1,44 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cluster.code_version import code_version, digest, require_code
+from cluster.errors import ClusterError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for package in ("mcb", "cluster", "jobs"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    return tmp_path
+
+
+def test_a_copy_elsewhere_is_the_same_code(copy: Path):
+    (copy / "cluster" / "__pycache__").mkdir(exist_ok=True)
+    (copy / "cluster" / "notes.txt").write_text("not code")
+    assert digest(copy) == digest(ROOT)
+    assert digest(ROOT) in code_version()
+
+
+@pytest.mark.parametrize("change", ["a byte", "a name", "a new file", "a file less"])
+def test_any_change_of_a_source_is_other_code(copy: Path, change: str):
+    path = copy / "mcb" / "types.py"
+    match change:
+        case "a byte":
+            path.write_bytes(path.read_bytes() + b"\n")
+        case "a name":
+            path.rename(path.with_name("kinds.py"))
+        case "a new file":
+            path.with_name("more.py").touch()
+        case "a file less":
+            path.unlink()
+    assert digest(copy) != digest(ROOT)
+
+
+def test_other_code_is_refused_naming_both(monkeypatch: pytest.MonkeyPatch):
+    require_code(code_version())
+    with pytest.raises(ClusterError, match=r"other code than the run: it has sources .*, the run sources 0; give"):
+        require_code("sources 0")

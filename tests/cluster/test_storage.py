@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from fake_learner import training_plan
+
+from cluster.checkpoint import load, load_newest, paths
+from cluster.errors import CheckpointError
+from cluster.plan import StepRecord
+from cluster.storage import RemoteFolder, local_copy, open_storage
+from cluster.training import run_meta_training
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(record: StepRecord) -> None:
+    pass
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    return f"memory://bucket/{request.node.name}"
+
+
+def test_a_run_stopped_at_a_url_resumes_there_to_the_bits_of_a_local_one(tmp_path: Path, url: str):
+    whole = run_meta_training(training_plan(tmp_path), ignore, never)
+    records: list[StepRecord] = []
+    run_meta_training(training_plan(url), records.append, lambda: len(records) == 7)
+    resumed = run_meta_training(training_plan(url, resume=True), records.append, never)
+    assert resumed.params_sha256 == whole.params_sha256
+    assert [record.version for record in records] == list(range(1, 13))
+    assert resumed.checkpoint == f"{url}/checkpoint-00000012.mcb"
+    np.testing.assert_array_equal(load(resumed.checkpoint).parameters, whole.parameters)
+    with local_copy(resumed.checkpoint) as copy:
+        assert copy.name == "checkpoint-00000012.mcb"
+        assert load(copy).version == 12
+
+
+def test_a_url_keeps_the_newest_few_and_no_rest(tmp_path: Path, url: str):
+    run_meta_training(training_plan(url, num_steps=32, checkpoint_every=10), ignore, never)
+    assert sorted(open_storage(url).names()) == [f"checkpoint-000000{number}.mcb" for number in (20, 30, 32)]
+
+
+def test_a_damaged_newest_at_a_url_is_reported_and_the_one_before_used(url: str, caplog: pytest.LogCaptureFixture):
+    run_meta_training(training_plan(url), ignore, never)
+    newest = paths(url)[0]
+    open_storage(url).write("checkpoint-00000012.mcb", load_bytes(newest)[:-50])
+    assert load_newest(url).version == 10
+    assert newest in caplog.text and "damaged" in caplog.text
+
+
+def load_bytes(location: str) -> bytes:
+    with local_copy(location) as path:
+        return path.read_bytes()
+
+
+def test_file_urls_are_folders_of_this_machine(tmp_path: Path):
+    run_meta_training(training_plan(f"file://{tmp_path}/run"), ignore, never)
+    assert paths(tmp_path / "run")[0] == str(tmp_path / "run" / "checkpoint-00000012.mcb")
+
+
+@pytest.mark.parametrize("url", ["s4://bucket/run", "nothing://x"])
+def test_a_protocol_that_is_not_there_is_one_clear_error(url: str):
+    with pytest.raises(CheckpointError, match=rf"checkpoints cannot lie at {url} .*: install"):
+        run_meta_training(training_plan(url), ignore, never)
+
+
+def test_what_a_store_raises_is_a_checkpoint_error(url: str, monkeypatch: pytest.MonkeyPatch):
+    def refuse(self: object, path: str, value: bytes, **options: object) -> None:
+        raise PermissionError("AccessDenied") if value.startswith(b"{") else RuntimeError("SlowDown")
+
+    run_meta_training(training_plan(url, num_steps=3), ignore, never)
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", refuse)
+    with pytest.raises(OSError, match="SlowDown"):
+        RemoteFolder(url).write("x", b"y")
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be kept at memory://.* \(AccessDenied\)"):
+        run_meta_training(training_plan(url, resume=True), ignore, never)
+    assert paths(url)[0].endswith("checkpoint-00000003.mcb")

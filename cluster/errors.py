@@ -15,3 +15,7 @@ class RefusedSteps(UserError):
 
 class ClusterError(UserError):
     """The Ray cluster cannot hold the run, or a part of the run died and was not replaced."""
+
+
+class GroupBroken(ClusterError):
+    """A rank of a group died or does not answer, so that the others cannot go on."""

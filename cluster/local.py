@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from cluster.checkpoint import Checkpoint, save
+from cluster.local_group import LocalGroup
+from cluster.memory import keep_freed_memory
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.server_state import ServerState
@@ -25,10 +27,11 @@ def train_locally(
     `should_stop` is asked after every meta-step. What would travel is rounded as if it did. Raises `RefusedSteps`, and
     whatever the shard computation raises.
     """
+    keep_freed_memory()
     state, aggregation = ServerState(plan.server, start), plan.aggregation
     vectors = SliceState(start.parameters, start.optimizer_state, start.average)
     whole = ParameterSlice(plan.optimizer, plan.num_steps, aggregation.parameter_wire, vectors)
-    compute = plan.build_gradient()
+    compute = plan.build_gradient() if plan.group is None else LocalGroup(plan.group, plan.threads_per_worker)
     saved = start.version
     with threads(plan.threads_per_worker):
         while not state.is_done:

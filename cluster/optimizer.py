@@ -3,6 +3,7 @@
 import copy
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -14,11 +15,19 @@ from cluster.plan import OptimizerPlan
 from cluster.threads import threads
 
 _NOT_FLAT = {"LBFGS", "Muon", "SparseAdam"}  # want a closure, matrices or sparse gradients
-_NOT_ELEMENTWISE = "adafactor"  # moves by the root mean square over the whole vector
+_NOT_ELEMENTWISE = ("adafactor", "soap")  # the one moves by the root mean square over all, the other by matrices
+_LARGEST_SIDE = 256  # of a matrix that SOAP keeps an eigenbasis for; a larger one would cost more than the gradient
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """The class of `torch.optim` with this name in any case; raises `UserError` with the nearest name."""
+    """The class of `torch.optim` with this name in any case, or SOAP; raises `UserError` with the nearest name.
+
+    SOAP is Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321).
+    """
+    if name.lower() == "soap":
+        from pytorch_optimizer import SOAP  # slow to import
+
+        return SOAP
     classes = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
@@ -26,15 +35,16 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     }
     classes.pop("optimizer")
     if name.lower() not in classes:
-        nearest = difflib.get_close_matches(name.lower(), classes, n=1, cutoff=0)[0]
-        raise UserError(f"optimizer {name!r} is not one of {', '.join(sorted(classes))}; did you mean {nearest!r}?")
+        names = sorted([*classes, "soap"])
+        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)[0]
+        raise UserError(f"optimizer {name!r} is not one of {', '.join(names)}; did you mean {nearest!r}?")
     return classes[name.lower()]
 
 
 def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
     """Raise `UserError` for an unknown optimiser, options that it lacks or refuses, or one that cannot be sliced."""
     kind = optimizer_class(plan.name)
-    if num_slices > 1 and plan.name.lower() == _NOT_ELEMENTWISE:
+    if num_slices > 1 and plan.name.lower() in _NOT_ELEMENTWISE:
         raise UserError(
             f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1"
         )
@@ -44,7 +54,7 @@ def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
             settable = sorted({"weight_decay", "momentum", "betas", "eps"} & set(known))
             raise UserError(f"optimizer {plan.name!r} has no option {name}: it has {', '.join(settable) or 'none'}")
     try:
-        _make(plan, torch.nn.Parameter(torch.zeros(1)))
+        _make(plan, [torch.nn.Parameter(torch.zeros(1))])
     except ValueError as error:
         raise UserError(f"optimizer {plan.name!r} refuses its options: {error}") from error
 
@@ -54,13 +64,14 @@ class FlatOptimizer:
 
     def __init__(self, plan: OptimizerPlan, num_steps: int, parameters: np.ndarray) -> None:
         self._plan, self._num_steps = plan, num_steps
-        self._parameter = torch.nn.Parameter(torch.tensor(parameters))
-        self._optimizer = _make(plan, self._parameter)
+        self._vector = torch.tensor(parameters)
+        self._pieces = [torch.nn.Parameter(piece) for piece in _pieces(plan, self._vector)]
+        self._optimizer = _make(plan, self._pieces)
 
     @property
     def parameters(self) -> np.ndarray:
         """A read-only copy of the vector."""
-        parameters = self._parameter.detach().numpy().copy()
+        parameters = self._vector.numpy().copy()
         parameters.flags.writeable = False
         return parameters
 
@@ -79,7 +90,9 @@ class FlatOptimizer:
         """Move the vector by `gradient`, of finite `gradient_norm`, scaled down to a norm of at most `clip_norm`."""
         if self._plan.clip_norm is not None and norm > self._plan.clip_norm:
             gradient = gradient * np.float32(self._plan.clip_norm / norm)
-        self._parameter.grad = torch.from_numpy(np.ascontiguousarray(gradient))
+        whole = torch.from_numpy(np.ascontiguousarray(gradient))
+        for parameter, piece in zip(self._pieces, _pieces(self._plan, whole), strict=True):
+            parameter.grad = piece
         for group in self._optimizer.param_groups:
             group["lr"] = self._plan.learning_rate_at(version, self._num_steps)
         with threads(1):
@@ -91,5 +104,16 @@ def gradient_norm(gradient: np.ndarray) -> float:
     return norm(squared_sums(gradient))
 
 
-def _make(plan: OptimizerPlan, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
-    return optimizer_class(plan.name)([parameter], lr=plan.learning_rate, **plan.options)
+def _pieces(plan: OptimizerPlan, vector: torch.Tensor) -> list[torch.Tensor]:
+    """Views of the vector: each parameter in its shape where the optimiser sees matrices, else one of all."""
+    if plan.name.lower() != "soap" or not plan.shapes:
+        return [vector]
+    pieces = vector.split([math.prod(shape) for shape in plan.shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, plan.shapes, strict=True)]
+
+
+def _make(plan: OptimizerPlan, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    options = plan.options
+    if plan.name.lower() == "soap":
+        options = {"weight_decay": 0.0, "max_precondition_dim": _LARGEST_SIDE, **options}
+    return optimizer_class(plan.name)(parameters, lr=plan.learning_rate, **options)

@@ -14,7 +14,10 @@ def num_units(plan: TrainingPlan) -> int:
 
 def bundles(plan: TrainingPlan) -> list[dict[str, float]]:
     """Ray resources of each actor of one unit."""
-    return [{"CPU": float(plan.threads_per_worker)}]
+    actor = {"CPU": float(plan.threads_per_worker)}
+    if plan.gpus_per_worker:
+        actor["GPU"] = plan.gpus_per_worker
+    return [actor] * plan.ranks_per_worker
 
 
 def total(parts: Sequence[Resources]) -> dict[str, float]:
@@ -49,13 +52,16 @@ def num_places(nodes: Sequence[Resources], unit: Resources) -> int:
 def shortage(plan: TrainingPlan, num_placed: int, num_needed: int, nodes: Sequence[Resources], free: Resources) -> str:
     """What is asked, what there is, and what can be done about it; `nodes` are the resources of each living node."""
     units = num_units(plan)
+    ranks = "" if plan.group is None else f" of {plan.group.num_ranks} ranks, each worker on one node,"
+    gpus = f" and gpus_per_worker={plan.gpus_per_worker:g}" if plan.gpus_per_worker else ""
     asked = total(bundles(plan) * units)
     enough = "" if num_needed == units else f" ({num_needed} of them would do)"
     where = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes, {_largest(nodes)} on the largest"
     return (
-        f"{units} workers with threads_per_worker={plan.threads_per_worker} ask for {in_words(asked)}{enough}, but the "
-        f"Ray cluster has {in_words(total(nodes))} on {where}, with {in_words(free)} free and a place for {num_placed} "
-        "of the workers: ask for fewer, lower --cluster.min-workers, or add nodes"
+        f"{units} workers{ranks} with threads_per_worker={plan.threads_per_worker}{gpus} ask for "
+        f"{in_words(asked)}{enough}, but the Ray cluster has {in_words(total(nodes))} on {where}, with "
+        f"{in_words(free)} free and a place for {num_placed} of the workers: ask for fewer, lower "
+        "--cluster.min-workers, or add nodes"
     )
 
 

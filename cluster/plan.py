@@ -11,6 +11,7 @@ import numpy as np
 from cluster.aggregation import AggregationPlan
 from cluster.blocks import slice_bounds
 from cluster.errors import UserError
+from cluster.group_plan import GroupPlan
 from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
 from cluster.storage import absolute
@@ -20,11 +21,11 @@ from cluster.storage import absolute
 class OptimizerPlan:
     """The meta-update: a torch optimiser by name, its learning rate over the run, clipping and refusal.
 
-    `name` is a class of `torch.optim` in any case. The learning rate rises linearly over the first `warmup`
-    meta-steps and then is constant or falls by a half cosine to 0 at `num_steps`. `clip_norm` bounds the global norm
-    of the meta-gradient. `max_refused_steps` non-finite meta-gradients are tolerated in a run. Of the optimiser's own
-    options, those that are None keep torch's default. `average_decay` asks for an exponential average of the
-    parameters, which evaluation uses.
+    `name` is a class of `torch.optim` in any case, or `soap`, which needs the `shapes` of the parameters in the vector.
+    The learning rate rises linearly over the first `warmup` meta-steps and then is constant or falls by a half cosine
+    to 0 at `num_steps`. `clip_norm` bounds the global norm of the meta-gradient. `max_refused_steps` non-finite
+    meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default.
+    `average_decay` asks for an exponential average of the parameters, which evaluation uses.
     """
 
     name: str = "adam"
@@ -38,6 +39,7 @@ class OptimizerPlan:
     betas: tuple[float, float] | None = None
     epsilon: float | None = None
     average_decay: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range."""
@@ -113,11 +115,12 @@ class TrainingPlan:
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
     (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
     as `aggregation` says, or the workers among themselves by all-reduce. `num_workers=0` trains in this process,
-    without Ray; more workers than can have something to do at once are not started. The run begins once `min_workers`
-    (None: all) have a place, for which it waits `start_timeout_s`, and goes on with what is left when nodes leave; it
-    ends, saved, when fewer than `min_workers` (None: one) are left for `regrow_timeout_s`. A checkpoint is written
-    every `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the newest
-    `checkpoint_keep` are kept.
+    without Ray; more workers than can have something to do at once are not started. Each is one process, or a `group`
+    of ranks that share its shards out, and has for each of its processes `threads_per_worker` torch threads and
+    `gpus_per_worker` of a GPU. The run begins once `min_workers` (None: all) have a place, for which it waits
+    `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer than `min_workers`
+    (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every` meta-steps and at the
+    end into `checkpoint_dir`, a folder or fsspec URL; the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -130,6 +133,8 @@ class TrainingPlan:
     strategy: Literal["server", "collective"] = "server"
     num_workers: int = 0
     threads_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+    group: GroupPlan | None = None
     min_workers: int | None = None
     start_timeout_s: float = 8.0
     regrow_timeout_s: float = 600.0
@@ -147,6 +152,10 @@ class TrainingPlan:
         _at_least(0, num_workers=self.num_workers)
         if self.strategy not in ("server", "collective"):
             raise UserError(f"strategy={self.strategy!r} must be 'server' or 'collective'")
+        if not 0 <= self.gpus_per_worker <= 1:
+            raise UserError(f"gpus_per_worker={self.gpus_per_worker} must lie in 0..1: a process computes on one GPU")
+        if self.gpus_per_worker and self.group is not None and self.num_workers == 0:
+            raise UserError("ranks_per_worker of 2 or more on a GPU need processes of their own: give num_workers >= 1")
         if self.min_workers is not None and not 1 <= self.min_workers <= max(1, self.num_workers):
             raise UserError(f"min_workers={self.min_workers} must lie in 1..num_workers={self.num_workers}")
         if not 1 <= self.num_shards <= self.meta_batch:
@@ -161,6 +170,11 @@ class TrainingPlan:
         slice_bounds(len(self.parameters), self.aggregation.num_slices)
         if self.strategy == "collective":
             _require_defaults(self.aggregation)
+            if self.group is not None:
+                raise UserError(
+                    f"ranks_per_worker={self.group.num_ranks} is for a parameter server's workers: leave it at 1 under "
+                    "strategy='collective', or choose --cluster.strategy server"
+                )
 
     @property
     def max_workers(self) -> int:
@@ -168,6 +182,11 @@ class TrainingPlan:
         if self.strategy == "collective":
             return min(self.num_workers, self.meta_batch)
         return min(self.num_workers, num_useful_workers(self.aggregation.policy, self.num_shards, self.num_steps))
+
+    @property
+    def ranks_per_worker(self) -> int:
+        """Processes of each worker."""
+        return 1 if self.group is None else self.group.num_ranks
 
     @property
     def min_to_start(self) -> int:

@@ -1,4 +1,4 @@
-"""How the ranks of a collective run cut a meta-batch up, and how what they found is summed."""
+"""How the replicas of a collective run cut a meta-batch up, and how what they found is summed."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,144 +1,55 @@
-"""One rank of a collective run: a replica of the server's state, and a share of every meta-gradient.
+"""The actor of one rank of a group: the leader is a worker to the server, the others follow the leader."""
 
-Every rank takes the same optimiser step on the same sum, so all hold the same parameters and nobody serves them.
-"""
+from ray.actor import ActorHandle
+from torch._C._distributed_c10d import TCPStore
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import NamedTuple, Protocol
-
-from cluster.checkpoint import Checkpoint
+from cluster.aggregation import WireType
 from cluster.code_version import require_code
-from cluster.errors import ClusterError
-from cluster.parameter_slice import ParameterSlice
-from cluster.plan import StepRecord, TrainingPlan
-from cluster.portions import add_up, portion, sum_by_name
-from cluster.ranks import Ranks
-from cluster.server_state import ServerState
-from cluster.shards import ComputesMetaGradient, Shard, ShardReport
-from cluster.slice_state import SliceState
+from cluster.group import LeadsGroup, connect, follow, leading, listen, process_group
+from cluster.group_plan import GroupPlan
 from cluster.threads import threads
-
-_ALL = "ranks"  # to the server's state, all ranks are one worker that computes a meta-batch in one shard
-
-
-class Diary(Protocol):
-    """Where a rank writes what happened; all but `fail` is for rank 0. See `cluster.journal`."""
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the run is to end, as far as it is known here."""
-        ...
-
-    def add(self, record: StepRecord) -> None:
-        """Take a meta-step in, without waiting."""
-        ...
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint once every meta-step before it is taken in."""
-        ...
-
-    def fail(self, error: Exception) -> None:
-        """End the run with an error."""
-        ...
-
-
-class Share(NamedTuple):
-    """What a rank tells the others of a meta-step beside its gradient."""
-
-    statistics: Mapping[str, float]
-    compute_s: float
-    is_stopping: bool
-    has_failed: bool
+from cluster.worker import Worker
 
 
 class Rank:
-    """Runs the remaining meta-steps from `start`, which is the same on every rank, if this is `code`.
+    """Runs as a Ray actor; holds nothing that another rank could not make again."""
 
-    `code` is the driver's `cluster.code_version`.
-    """
+    def __init__(self, plan: GroupPlan, num_threads: int, nccl: bool) -> None:
+        self._plan, self._num_threads, self._nccl = plan, num_threads, nccl
+        self._store: TCPStore | None = None
 
-    def __init__(self, plan: TrainingPlan, start: Checkpoint, ranks: Ranks, diary: Diary, code: str) -> None:
-        self._plan, self._ranks, self._diary, self._code = plan, ranks, diary, code
-        self._state = ServerState(replace(plan.server, num_shards=1), start)
-        vectors = SliceState(start.parameters, start.optimizer_state, start.average)
-        self._whole = ParameterSlice(plan.optimizer, plan.num_steps, "float32", vectors)
-        self._saved = start.version
-        self._compute: ComputesMetaGradient | None = None
+    def require_code(self, version: str) -> None:
+        """Raise `ClusterError` unless this rank runs the code of that `cluster.code_version`."""
+        require_code(version)
 
-    def run(self) -> None:
-        """Go on until the run is over, stopped or failed on any rank; all ranks return at the same meta-step.
+    def listen(self) -> int:
+        """As rank 0, the port at which the others are to meet it."""
+        self._store = listen(self._plan.timeout_s)
+        return self._store.port
 
-        What the computation raises goes to the diary: a rank that raised would leave the others waiting. Raises only
-        what a lost rank does to the others' collectives.
+    def lead(self, name: str, server: ActorHandle, gradient_wire: WireType) -> None:
+        """As rank 0, compute shards for `server` with the others' help until the run is over.
+
+        Raises `GroupBroken` when a rank is lost, and what the computation raises.
         """
-        with threads(self._plan.threads_per_worker):
-            while not self._state.is_done and self._step():
-                if self._state.is_checkpoint_due and not self._save():
-                    return
-        if self._state.failure is not None:
-            self._fail(self._state.failure)
-        elif self._state.version != self._saved:
-            self._save()
+        assert self._store is not None  # `listen` gave the port
+        plan = self._plan
+        with (
+            process_group(0, plan.num_ranks, self._store, plan.timeout_s, self._nccl) as group,
+            leading(group),
+        ):
 
-    def _step(self) -> bool:
-        """One meta-step; whether to go on."""
-        (shard,) = self._state.assign(_ALL)
-        mine = self._compute_mine(shard)
-        if mine is None:
-            share = Share({}, 0.0, is_stopping=False, has_failed=True)
-        else:
-            share = Share(mine.statistics, mine.compute_s, self._diary.is_stopping, has_failed=False)
-        shares = self._ranks.gather(share)
-        if mine is None or any(share.has_failed for share in shares):
-            return False
-        statistics = sum_by_name([share.statistics for share in shares])
-        longest = max(share.compute_s for share in shares)
-        record = self._update(ShardReport(shard, self._ranks.total(mine.gradient), statistics, longest))
-        if self._ranks.index == 0:
-            self._diary.add(record)
-        return not any(share.is_stopping for share in shares)
+            def build() -> LeadsGroup:
+                return LeadsGroup(group, plan.build_share(group.sharing))
 
-    def _update(self, report: ShardReport) -> StepRecord:
-        """Take the optimiser's step; the record has the bytes of a ring all-reduce."""
-        key = self._state.accept(_ALL, self._state.num_updates, report)
-        if key is not None:
-            self._whole.push(key, report.gradient)
-        update = self._state.next_update()
-        record = None if update is None else self._state.finish_update(self._whole.make(update))
-        if record is None:
-            raise RuntimeError(f"the whole of meta-step {report.shard.version} did not make an update")
-        return record._replace(num_bytes=2 * (self._ranks.size - 1) * report.gradient.nbytes, queue_length=0)
+            Worker().run(name, server, build, self._num_threads, gradient_wire)
 
-    def _compute_mine(self, shard: Shard) -> ShardReport | None:
-        """This rank's part of the meta-gradient; None if it failed, and the diary says why."""
-        try:
-            if self._compute is None:
-                require_code(self._code)
-                self._compute = self._plan.build_gradient()
-            pieces = portion(shard, self._plan.num_shards, self._ranks.index, self._ranks.size)
-            return add_up(shard, [self._compute(self._whole.parameters, piece) for piece in pieces])
-        except Exception as error:
-            self._diary.fail(error)
-            return None
-
-    def _save(self) -> bool:
-        """Write a checkpoint if all ranks agree on the parameters; whether they do."""
-        digests = self._ranks.gather(hashlib.sha256(self._whole.parameters.data).hexdigest())
-        if len(set(digests)) > 1:
-            self._fail(
-                ClusterError(
-                    f"the ranks hold different parameters after meta-step {self._state.version}: their machines "
-                    "compute differently; use machines of one kind, or --cluster.strategy server"
-                )
-            )
-            return False
-        self._saved = self._state.version
-        if self._ranks.index == 0:
-            self._diary.save(self._state.checkpoint(self._whole.state()))
-        return True
-
-    def _fail(self, error: Exception) -> None:
-        if self._ranks.index == 0:
-            self._diary.fail(error)
+    def follow(self, rank: int, port: int) -> None:
+        """As another rank, compute shares of the leader's shards until it dismisses the group; raises as `lead`."""
+        plan = self._plan
+        store = connect(port, plan.timeout_s)
+        with (
+            process_group(rank, plan.num_ranks, store, plan.timeout_s, self._nccl) as group,
+            threads(self._num_threads),
+        ):
+            follow(group, plan.build_share(group.sharing))

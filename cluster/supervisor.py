@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.checkpoint import Checkpoint
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError
-from cluster.placement import num_units, shortage
+from cluster.placement import bundles, num_units, shortage, total
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.roster import Roster, Verdict
 from cluster.server import Progress, Server
@@ -38,7 +38,7 @@ def train_with_workers(
     A stop abandons the meta-step at hand; a few more may be done before it reaches the server. `after_ray_starts` is
     called once Ray has taken the process's signal handlers. Raises `UserError` and what the shard computation raises.
     """
-    num_cpus = num_units(plan) * plan.threads_per_worker
+    num_cpus = int(total(bundles(plan) * num_units(plan))["CPU"])
     with ray_cluster(plan.checkpoint_dir, num_cpus, len(plan.parameters)):
         after_ray_starts()
         if should_stop():

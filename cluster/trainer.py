@@ -4,14 +4,16 @@ import tempfile
 from typing import cast
 
 import ray
+import torch
+import torch.distributed as dist
 from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint
 from cluster.memory import keep_freed_memory
 from cluster.placement import bundles
 from cluster.plan import StepRecord, TrainingPlan
-from cluster.rank import Rank
-from cluster.ranks import TorchRanks
+from cluster.replica import Replica
+from cluster.ring import TorchRing
 
 _RESIZE_EVERY_S = 30.0  # how often Ray Train looks whether the cluster could hold more ranks
 
@@ -31,8 +33,8 @@ class Trainer:
         (bundle,) = bundles(plan)
         with tempfile.TemporaryDirectory() as folder:
             TorchTrainer(
-                lambda: run_rank(plan, journal, code),
-                torch_config=TorchConfig(),  # nccl where ranks are given GPUs, else gloo
+                lambda: run_replica(plan, journal, code),
+                torch_config=TorchConfig("nccl" if plan.gpus_per_worker == 1 else "gloo"),  # nccl wants whole GPUs
                 scaling_config=ScalingConfig(
                     num_workers=(plan.min_to_go_on, plan.max_workers),
                     use_gpu=bundle.get("GPU", 0.0) > 0,
@@ -45,7 +47,7 @@ class Trainer:
             ).fit()
 
 
-def run_rank(plan: TrainingPlan, journal: ActorHandle, code: str) -> None:
+def run_replica(plan: TrainingPlan, journal: ActorHandle, code: str) -> None:
     """What every rank does, if it runs the driver's `code`."""
     from ray.train import get_context
     from ray.train.torch import get_device
@@ -54,10 +56,10 @@ def run_rank(plan: TrainingPlan, journal: ActorHandle, code: str) -> None:
     diary = RayDiary(journal)
     is_first = get_context().get_world_rank() == 0
     start = diary.begin() if is_first else None
-    ranks = TorchRanks(get_device())
-    start = ranks.share(start)
+    ring = TorchRing(get_device() if dist.get_backend() == "nccl" else torch.device("cpu"))
+    start = ring.share(start)
     if start is not None:
-        Rank(plan, start, ranks, diary, code).run()
+        Replica(plan, start, ring, diary, code).run()
         diary.flush()
 
 

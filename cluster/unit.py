@@ -11,10 +11,13 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.code_version import code_version
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, GroupBroken
 from cluster.placement import bundles
 from cluster.plan import TrainingPlan
+from cluster.rank import Rank
 from cluster.worker import Worker
+
+_CAUSE_S = 1.0  # how long a broken group waits for the rank that broke it to say why
 
 
 class LoopEnd(Enum):
@@ -23,6 +26,7 @@ class LoopEnd(Enum):
     OVER = "the run is over"
     CUT_OFF = "the server, or a vector that it held, is gone; the actor lives"
     DEAD = "the actor's process or node is gone"
+    BROKEN = "another rank of its group is gone, or hangs; the actor lives"
 
 
 class Unit:
@@ -42,23 +46,34 @@ class Unit:
     ) -> None:
         self.actors = tuple(actors)
         self.placed: ray.ObjectRef = placement.ready()
-        self.name = ""
+        self.name, self._cut_off = "", False
         self.loops = list(checks)
         self._placement, self._run = placement, run
 
     def follow(self, name: str, server: ActorHandle) -> None:
         """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
         self.name = name
+        self._cut_off = False
         self.loops += self._run(name, server)
 
     def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
         """Take note that a loop ended: how the unit did, or None while that waits for other loops to end.
 
-        A unit is dead as soon as one of its actors is; the others are then to be stopped. Raises as `loop_end`.
+        A unit is dead as soon as one of its actors is, or does not answer the others, all of which are then to be
+        stopped. Raises as `loop_end`.
         """
         self.loops.remove(loop)
         end = loop_end(loop)
-        return end if end is LoopEnd.DEAD or not self.loops else None
+        if end is LoopEnd.BROKEN:
+            for other in ray.wait(self.loops, num_returns=len(self.loops), timeout=_CAUSE_S)[0] if self.loops else ():
+                loop_end(other)
+            end = LoopEnd.DEAD
+        self._cut_off = self._cut_off or end is LoopEnd.CUT_OFF
+        if end is LoopEnd.DEAD:
+            return end
+        if self.loops:
+            return None
+        return LoopEnd.CUT_OFF if self._cut_off else LoopEnd.OVER
 
     def stop(self) -> None:
         """End all actors, whatever they do, and give their place back."""
@@ -68,16 +83,41 @@ class Unit:
 
 
 def start_unit(plan: TrainingPlan) -> Unit:
-    """A unit of one worker, as soon as there is room for it."""
+    """A unit of one worker, or of a group's ranks, on one node as soon as there is room for it.
+
+    Ray places each unit on the node that has most left, and so spreads units over nodes.
+    """
     placement = placement_group(bundles(plan), strategy="STRICT_PACK")
-    place = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=0)
-    worker = ray.remote(Worker).options(num_cpus=plan.threads_per_worker, scheduling_strategy=place).remote()
+    group = plan.group
+    if group is None:
+        worker = _start(plan, placement, 0, Worker)
 
-    def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
-        wire = plan.aggregation.gradient_wire
-        return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
+        def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
+            wire = plan.aggregation.gradient_wire
+            return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
 
-    return Unit(placement, [cast(ActorHandle, worker)], [worker.require_code.remote(code_version())], run)
+        return Unit(placement, [worker], [worker.require_code.remote(code_version())], run)
+    has_own_gpus = plan.gpus_per_worker == 1
+    arguments = (group, plan.threads_per_worker, has_own_gpus)
+    ranks = [_start(plan, placement, index, Rank, *arguments) for index in range(group.num_ranks)]
+
+    def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
+        port = ranks[0].listen.remote()
+        return [
+            ranks[0].lead.remote(name, server, plan.aggregation.gradient_wire),
+            *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
+        ]
+
+    return Unit(placement, ranks, [rank.require_code.remote(code_version()) for rank in ranks], run_group)
+
+
+def _start(plan: TrainingPlan, placement: PlacementGroup, index: int, actor: type, *arguments: object) -> ActorHandle:
+    """An actor in one bundle of a unit's place."""
+    place = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=index)
+    options = ray.remote(actor).options(
+        num_cpus=plan.threads_per_worker, num_gpus=plan.gpus_per_worker, scheduling_strategy=place
+    )
+    return cast(ActorHandle, options.remote(*arguments))
 
 
 def loop_end(loop: ray.ObjectRef) -> LoopEnd:
@@ -87,6 +127,8 @@ def loop_end(loop: ray.ObjectRef) -> LoopEnd:
     except RayTaskError as error:  # first: an actor's death that a loop ran into is of both classes
         if isinstance(error.cause, (RayActorError, ObjectLostError)):
             return LoopEnd.CUT_OFF
+        if isinstance(error.cause, GroupBroken):
+            return LoopEnd.BROKEN
         raise error.cause or error from error
     except RayActorError as error:
         if error.actor_init_failed:

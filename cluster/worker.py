@@ -7,6 +7,7 @@ from ray.actor import ActorHandle
 from cluster.aggregation import WireType
 from cluster.code_version import require_code
 from cluster.link import ServerLink
+from cluster.memory import keep_freed_memory
 from cluster.shards import ComputesMetaGradient, ShardReport
 from cluster.threads import threads
 
@@ -27,6 +28,7 @@ class Worker:
         gradient_wire: WireType,
     ) -> None:
         """Compute shards for `server` until the run is over; raises what the computation raises."""
+        keep_freed_memory()
         link = ServerLink(worker_id, server, gradient_wire)
         with threads(num_threads):
             compute = build_gradient()

@@ -1,11 +1,13 @@
 """From settings to objects: the one place where the two meet."""
 
 from pathlib import Path
+from platform import node
 
 import torch
 
 from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
+from cluster.group_plan import GroupPlan
 from cluster.optimizer import require_optimizer
 from cluster.plan import OptimizerPlan, TrainingPlan
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
@@ -29,6 +31,7 @@ from mcb.networks.functional import BaseNetwork
 from mcb.networks.mlp import MLP
 from mcb.objectives import EvidenceRegularized
 from mcb.randomness import fold_key
+from mcb.sharing import UNSHARED, Sharing
 from mcb.tasks.curves import CurveTasks
 from mcb.tasks.long_form import Split
 from mcb.tasks.regression import RegressionFamilies
@@ -84,17 +87,32 @@ class GradientBuilder:
     def __init__(self, settings: s.Settings) -> None:
         self.settings = settings
 
-    def __call__(self) -> MetaGradient:
-        """The meta-gradient over the training tasks."""
+    def __call__(self, sharing: Sharing = UNSHARED) -> MetaGradient:
+        """The meta-gradient over the training tasks, or one rank's part of it; on the GPU where workers have one."""
         source = build_source(self.settings)
+        learner = build_learner(self.settings, source).to(_device(self.settings.cluster))
+        learner.share_out(sharing)
         objective = EvidenceRegularized(self.settings.train.evidence_weight)
-        return MetaGradient(build_learner(self.settings, source), source, self.settings.seed, objective)
+        return MetaGradient(learner, source, self.settings.seed, objective)
+
+
+def _device(cluster: r.Cluster) -> torch.device:
+    """What a worker computes on; raises `UsageError` where it was to have a GPU and has none."""
+    if not cluster.gpus_per_worker:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"gpus_per_worker={cluster.gpus_per_worker:g}, but torch {torch.__version__} finds no GPU on {node()}: "
+            "install a CUDA build of torch there, or give 0"
+        )
+    return torch.device("cuda")
 
 
 def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: str, resume: bool) -> TrainingPlan:
     """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
     learner = build_learner(settings, build_source(settings))
-    train, optimizer = settings.train, settings.optimizer
+    train, optimizer, cluster = settings.train, settings.optimizer, settings.cluster
+    build_gradient = GradientBuilder(settings)
     plan = OptimizerPlan(
         name=optimizer.name,
         learning_rate=optimizer.learning_rate,
@@ -107,24 +125,27 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         betas=_betas(optimizer.betas),
         epsilon=optimizer.epsilon,
         average_decay=optimizer.average_decay,
+        shapes=tuple(parameter_shapes(learner).values()),
     )
-    require_optimizer(plan, settings.cluster.num_slices)
+    require_optimizer(plan, cluster.num_slices)
     return TrainingPlan(
-        build_gradient=GradientBuilder(settings),
+        build_gradient=build_gradient,
         parameters=initial_parameters(learner),
         parameter_shapes=parameter_shapes(learner),
         num_steps=train.num_steps,
         meta_batch=train.meta_batch,
         checkpoint_dir=checkpoint_dir,
         num_shards=train.num_shards,
-        strategy=settings.cluster.strategy,
-        num_workers=settings.cluster.num_workers,
-        threads_per_worker=settings.cluster.threads_per_worker,
-        min_workers=settings.cluster.min_workers,
-        start_timeout_s=settings.cluster.start_timeout_s,
-        regrow_timeout_s=settings.cluster.regrow_timeout_s,
+        strategy=cluster.strategy,
+        num_workers=cluster.num_workers,
+        threads_per_worker=cluster.threads_per_worker,
+        gpus_per_worker=cluster.gpus_per_worker,
+        group=_group(cluster, learner, build_gradient),
+        min_workers=cluster.min_workers,
+        start_timeout_s=cluster.start_timeout_s,
+        regrow_timeout_s=cluster.regrow_timeout_s,
         optimizer=plan,
-        aggregation=_aggregation(settings.cluster),
+        aggregation=_aggregation(cluster),
         checkpoint_every=train.checkpoint_every,
         checkpoint_keep=train.checkpoint_keep,
         settings_yaml=settings_yaml,
@@ -153,6 +174,19 @@ def _aggregation(cluster: r.Cluster) -> AggregationPlan:
     return AggregationPlan(
         policy, cluster.num_slices, cluster.gradient_wire, cluster.parameter_wire, cluster.straggler_factor
     )
+
+
+def _group(cluster: r.Cluster, learner: ModeConditionalBayesianMAML, build_share: GradientBuilder) -> GroupPlan | None:
+    """The ranks of each worker; raises `UsageError` for more than there are particles and modes."""
+    if cluster.ranks_per_worker == 1:
+        return None
+    num_particles, num_modes = learner.inference.num_particles, learner.modes.num_modes
+    if cluster.ranks_per_worker > max(num_particles, num_modes):
+        raise UsageError(
+            f"ranks_per_worker={cluster.ranks_per_worker} must lie in 1..{max(num_particles, num_modes)}: a worker's "
+            f"ranks share out its particles, here {num_particles}, or its modes, here {num_modes}"
+        )
+    return GroupPlan(cluster.ranks_per_worker, build_share, cluster.rank_timeout_s)
 
 
 def _encoder(encoder: s.Encoder, source: Source) -> DeepSet | None:

@@ -27,7 +27,7 @@ class Job(NamedTuple):
     @property
     def checkpoints(self) -> str:
         """Folder or URL of the checkpoints."""
-        return self.settings.train.checkpoint_dir or str(self.folder.checkpoints)
+        return self.settings.train.checkpoint_dir or self.folder.checkpoints
 
 
 def find_job(options: TrainOptions, base: Settings | None, overrides: Overrides) -> Job:

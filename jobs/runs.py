@@ -14,6 +14,7 @@ from cluster.checkpoint import paths
 from cluster.errors import UserError
 from cluster.storage import is_url
 from jobs.errors import UsageError
+from jobs.settings_file import read_yaml
 
 RUNS = Path("runs")
 
@@ -30,9 +31,13 @@ class RunFolder:
         return self.path / "settings.yaml"
 
     @property
-    def checkpoints(self) -> Path:
-        """Checkpoint files, the newest few."""
-        return self.path / "checkpoints"
+    def checkpoints(self) -> str:
+        """Where the checkpoint files lie, the newest few: a folder here, unless the settings name another or a URL."""
+        try:
+            named = read_yaml(self.settings).train.checkpoint_dir if self.settings.exists() else None
+        except UsageError:
+            named = None
+        return named or str(self.path / "checkpoints")
 
     @property
     def metrics(self) -> Path:
@@ -106,7 +111,7 @@ def find_run(name: str) -> str | None:
     path = Path(name)
     if path.is_file():
         return name
-    for folder in (path, path / "checkpoints", *_folders_of(name)):
+    for folder in (str(path), RunFolder(path).checkpoints, *_folders_of(name)):
         if found := paths(folder):
             return found[0]
     if path.exists():
@@ -114,7 +119,7 @@ def find_run(name: str) -> str | None:
     return None
 
 
-def _folders_of(run_id: str) -> Iterator[Path]:
+def _folders_of(run_id: str) -> Iterator[str]:
     for path in RUNS.absolute().glob("*/*/run.json"):
         folder = RunFolder(path.parent)
         if folder.read_identity().get("run_id") == run_id:

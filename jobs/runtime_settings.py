@@ -14,7 +14,7 @@ Beta = Annotated[float, Field(ge=0, lt=1, description="decay of a moment, 0..1")
 class Optimizer(Section):
     """The meta-update."""
 
-    name: Annotated[str, Field(description="a class of torch.optim, in any case")] = "adam"
+    name: Annotated[str, Field(description="a class of torch.optim, in any case, or soap")] = "adam"
     learning_rate: Annotated[float, positive(1e3, "peak learning rate")] = 3e-3
     schedule: Annotated[Literal["cosine", "constant"], Field(description="after the warm-up")] = "cosine"
     warmup: Annotated[int, count(0, 10**9, "meta-steps of linear warm-up")] = 0
@@ -54,7 +54,8 @@ Policy = Annotated[SyncPolicy | StalePolicy | AsyncPolicy, Field(discriminator="
 
 
 class Cluster(Section):
-    """The machines; of these fields only the policy, the wires and the threads change the result.
+    """The machines; of these fields only policy and wires change the result, threads and ranks its last bits.
+
 
     Under `collective`, the number of workers changes the last bits of sums.
     """
@@ -67,7 +68,16 @@ class Cluster(Section):
     min_workers: Annotated[
         int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
     ] = None
-    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker")] = 1
+    threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker, of each of its ranks")] = 1
+    gpus_per_worker: Annotated[
+        float, Field(ge=0, le=1, description="of a GPU, for a worker or each of its ranks: 0, a fraction, or 1")
+    ] = 0.0
+    ranks_per_worker: Annotated[
+        int, count(1, 1024, "processes that share a worker's shards: particles, or modes; part of the last bits")
+    ] = 1
+    rank_timeout_s: Annotated[
+        float, positive(1e6, "seconds that a rank waits for another before both are replaced")
+    ] = 300.0
     start_timeout_s: Annotated[float, positive(86_400, "seconds to find a place for the workers at the start")] = 8.0
     regrow_timeout_s: Annotated[
         float, positive(86_400, "seconds that a begun run with too few workers waits before it saves and ends")

@@ -1,7 +1,6 @@
 """Mode-conditional Bayesian MAML: the composition, and the only place where the task axis is batched."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,11 +8,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import vmap
 
-from mcb.adapted import AdaptedTask, AdaptedTasks, WeighedModes
+from mcb.adapted import AdaptedTask, AdaptedTasks
 from mcb.finite import refuse_non_finite
 from mcb.inference.gradient import GradientDescent
 from mcb.inference.problem import Answer, Components, Inference, Problem
 from mcb.likelihoods import Gaussian, Likelihood, Predictive
+from mcb.mode_axis import ModeAxis, mapped
 from mcb.modes.definition import ModeDefinition
 from mcb.modes.embedding import Embedding
 from mcb.networks.functional import BaseNetwork
@@ -21,6 +21,7 @@ from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nl
 from mcb.predictive import GaussianMixture
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
+from mcb.sharing import UNSHARED, Sharing, share_out
 from mcb.types import Support, Task
 
 
@@ -73,9 +74,19 @@ class ModeConditionalBayesianMAML(nn.Module):
         self.modes: ModeDefinition = Embedding() if modes is None else modes
         self.inference: Inference = GradientDescent(num_particles=5) if inference is None else inference
         self.likelihood = Gaussian() if likelihood is None else likelihood
+        self._particles, self._axis = UNSHARED, ModeAxis(self.modes)
         self.inference.check(self.model, self.likelihood)
         if self.modes.needs_embedding and task_encoder is None:
             raise ValueError(f"modes={type(self.modes).__name__} reads an embedding: give a task_encoder")
+
+    def share_out(self, sharing: Sharing) -> None:
+        """From here on compute this rank's particles, or its modes where the particles are fewer than the ranks.
+
+        All ranks of a group must then call `losses` alike, which gives all of them the same; for the meta-gradient see
+        `mcb.sharing`. Raises ValueError for more ranks than particles and than modes.
+        """
+        shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
+        self._particles, self._axis = shared.particles, ModeAxis(self.modes, shared.modes)
 
     def noise(self, key: int, indices: Int[Tensor, "T"]) -> Float[Tensor, "T P D"] | None:
         """The standard normal draws that the inference of tasks `indices` needs, a function of `key` and each index."""
@@ -95,20 +106,21 @@ class ModeConditionalBayesianMAML(nn.Module):
                 prior hypernetwork was made for another network.
         """
         log_gate, generated = self._generate(support, mode, noise)
-        posterior = self._map(self._adapt_one, generated, None, support, noise)
-        return AdaptedTasks(generated, posterior, *self._weigh(log_gate, posterior.log_evidence))
+        posterior = self._axis.map(self._adapt_one, generated, None, support, noise)
+        return AdaptedTasks(generated, posterior, *self._axis.weigh(log_gate, posterior.log_evidence))
 
     def predict_tasks(self, adapted: AdaptedTasks, x: Float[Tensor, "T Q *x"]) -> Predictive:
         """The mixture over modes and particles at each task's query inputs."""
-        components = self._map(self._predict_one, adapted.generated, adapted.posterior, x)
-        return self._mixture(adapted.log_responsibilities, adapted.generated, components)
+        components = self._axis.map(self._predict_one, adapted.generated, adapted.posterior, x)
+        return self._axis.mixture(self.likelihood, adapted.log_responsibilities, adapted.generated, components)
 
     def forward(self, tasks: Task, noise: Float[Tensor, "T P D"] | None = None) -> Prediction:
         """Adapts to every task's support set and predicts its query points; raises as `adapt_tasks`."""
         log_gate, generated = self._generate(tasks.support, tasks.mode, noise)
-        answers = self._map(self._answer_one, generated, None, tasks.support, noise, tasks.query_x)
-        weighed = self._weigh(log_gate, answers.log_evidence)
-        return Prediction(self._mixture(weighed.log_responsibilities, generated, answers.components), *weighed)
+        answers = self._axis.map(self._answer_one, generated, None, tasks.support, noise, tasks.query_x)
+        weighed = self._axis.weigh(log_gate, answers.log_evidence)
+        predictive = self._axis.mixture(self.likelihood, weighed.log_responsibilities, generated, answers.components)
+        return Prediction(predictive, *weighed)
 
     def losses(
         self, tasks: Task, noise: Float[Tensor, "T P D"] | None, meta_objective: MetaObjective = predictive_nll
@@ -206,11 +218,11 @@ class ModeConditionalBayesianMAML(nn.Module):
             wrong = mode[(mode < 0) | (mode >= self.modes.num_modes)][0].item()
             raise ValueError(f"mode={wrong} must lie in 0..{self.modes.num_modes - 1}: these modes have to be told")
         embedding = self._embed(support)
-        log_gate = vmap(self.modes.log_gate, in_dims=(_axis(embedding), 0))(embedding, mode)
+        log_gate = vmap(self.modes.log_gate, in_dims=(mapped(embedding), 0))(embedding, mode)
         if self.modes.has_shared_codes:
-            generated = vmap(self.prior_hypernetwork)(self.modes.codes(None))
+            generated = vmap(self.prior_hypernetwork)(self._axis.codes(None))
         else:
-            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self.modes.codes)(embedding))
+            generated = vmap(vmap(self.prior_hypernetwork))(vmap(self._axis.codes)(embedding))
         made = (generated.adapted.mean.shape[-1], generated.conditional.shape[-1])
         if made != (fit := (self.model.num_adapted, self.model.num_conditional)):
             raise ValueError(
@@ -219,61 +231,22 @@ class ModeConditionalBayesianMAML(nn.Module):
             )
         return log_gate, generated
 
-    def _weigh(self, log_gate: Float[Tensor, "T K"], log_evidence: Tensor) -> WeighedModes:
-        """Bayes' rule over the modes; `log_evidence` comes as `_map` gives it."""
-        log_evidence = log_evidence.mT if self.modes.has_shared_codes else log_evidence
-        log_joint = log_gate + log_evidence
-        return WeighedModes(log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
-
-    def _mixture(
-        self, log_responsibilities: Float[Tensor, "T K"], generated: GeneratedPrior, components: Components
-    ) -> Predictive:
-        """All modes' components with their weights; `components` come as `_map` gives them."""
-        offset = generated.likelihood
-        if self.modes.has_shared_codes:
-            components = Components(*(leaf.transpose(0, 1) for leaf in components))
-            offset = offset.expand(log_responsibilities.shape[0], *offset.shape)
-        num_particles = components.prediction.shape[2]
-        log_weights = log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
-        return self.likelihood.mixture(
-            log_weights.flatten(1, 2),
-            components.prediction.flatten(1, 2),
-            components.variance.flatten(1, 2),
-            offset[:, :, None].expand(-1, -1, num_particles, -1).flatten(1, 2),
-        )
-
     def _embed(self, support: Support) -> Float[Tensor, "T E"] | None:
         if not self.modes.needs_embedding or self.task_encoder is None:
             return None
         y = vmap(self.likelihood.targets_as_inputs)(support.y)
         return vmap(self.task_encoder)(support.x, y, support.mask)
 
-    def _map(self, function: Callable, generated: GeneratedPrior, posterior: Any, *per_task: Any) -> Any:
-        """`function(generated, posterior, *per_task)` for every task and mode; arguments that are None stay None.
-
-        Where codes are shared the modes are the outer axis, so that the inner batch of tasks folds into one matrix
-        product with each mode's weights and these are never copied for each task.
-        """
-        tasks = tuple(map(_axis, per_task))
-        alone = (None,) * len(tasks)
-        if self.modes.has_shared_codes:
-            inner = vmap(function, in_dims=(None, _axis(posterior), *tasks))
-            return vmap(inner, in_dims=(0, _axis(posterior), *alone))(generated, posterior, *per_task)
-        inner = vmap(function, in_dims=(0, _axis(posterior), *alone))
-        return vmap(inner, in_dims=(0, _axis(posterior), *tasks))(generated, posterior, *per_task)
+    def _problem(self, generated: GeneratedPrior) -> Problem:
+        return Problem(self.model, self.likelihood, generated, self._particles)
 
     def _adapt_one(self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None) -> Any:
-        return self.inference.adapt(Problem(self.model, self.likelihood, generated), support, noise)
+        return self.inference.adapt(self._problem(generated), support, noise)
 
     def _predict_one(self, generated: GeneratedPrior, posterior: Any, x: Tensor) -> Components:
-        return self.inference.predict(Problem(self.model, self.likelihood, generated), posterior, x)
+        return self.inference.predict(self._problem(generated), posterior, x)
 
     def _answer_one(
         self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None, x: Tensor
     ) -> Answer:
-        problem = Problem(self.model, self.likelihood, generated)
-        return self.inference.adapt_and_predict(problem, support, noise, x)
-
-
-def _axis(argument: Any) -> int | None:
-    return None if argument is None else 0
+        return self.inference.adapt_and_predict(self._problem(generated), support, noise, x)

@@ -96,12 +96,10 @@ class Conjugate:
     ) -> Answer:
         """`predict` after `adapt` as one operation of `mcb.inference.linear_head`, in a fraction of the time."""
         features = problem.network.features(problem.generated.conditional, torch.cat([support.x, x]))
-        support_features, query_features = features.split([support.x.shape[0], x.shape[0]])
         noise_variance = _noise_variance(problem)
 
         def one_output(prior: HeadPrior, y: Float[Tensor, "S"]) -> HeadAnswer:
-            given = (support_features, y, support.mask, noise_variance, query_features)
-            return answer(prior, *given, self.gram_dtype)
+            return answer(prior, features, y, support.mask, noise_variance, self.gram_dtype)
 
         log_evidence, prediction, variance = vmap(one_output)(_head_prior(problem, support), support.y.mT)
         return Answer(log_evidence.sum().to(x.dtype), _components(prediction, variance, x.dtype))

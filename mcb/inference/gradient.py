@@ -50,9 +50,9 @@ class GradientDescent:
         """The adapted particles."""
         prior = problem.generated.adapted
         at_mean = prior.mean.new_zeros(self.num_particles, prior.mean.numel())
-        z = at_mean if noise is None or not self.prior_noise else noise
+        z = problem.sharing.share(at_mean if noise is None or not self.prior_noise else noise)
         start = vmap(prior.unwhiten)(z)
-        evidence = prior_evidence(problem, support, start)
+        evidence = prior_evidence(problem, support, start, self.num_particles)
         if self.coordinates == "raw":
             return ParticlePosterior(
                 self._ascend(vmap(grad(partial(problem.log_likelihood, support))), start), evidence
@@ -63,7 +63,7 @@ class GradientDescent:
 
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""
-        return predict_particles(problem, posterior, x)
+        return predict_particles(problem, posterior, x, self.num_particles)
 
     def adapt_and_predict(
         self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None, x: Float[Tensor, "Q *x"]

@@ -40,18 +40,18 @@ class HeadAnswer(NamedTuple):
 
 def answer(
     prior: HeadPrior,
-    support_features: Float[Tensor, "*t S H"],
+    features: Float[Tensor, "*t N H"],
     y: Float[Tensor, "*t S"],
     mask: Bool[Tensor, "*t S"],
     noise_variance: Float[Tensor, "*t"],
-    query_features: Float[Tensor, "*t Q H"],
     gram_dtype: torch.dtype,
 ) -> HeadAnswer:
     """One output's evidence and predictions, its Gram matrix formed in `gram_dtype` and inverted in float64.
 
+    `features` are those of the `S` support points and then of the query points, `N = S + Q` in all.
     It may be nested in any number of `vmap`s; it is differentiable once, in everything but the mask.
     """
-    inputs = (*prior, torch.cat([support_features, query_features], -2), y, noise_variance, mask, gram_dtype)
+    inputs = (*prior, features, y, noise_variance, mask, gram_dtype)
     return HeadAnswer(*cast("tuple[Tensor, ...]", _Answer.apply(*inputs))[:3])
 
 

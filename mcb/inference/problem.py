@@ -9,15 +9,20 @@ from torch import Tensor
 from mcb.likelihoods import Likelihood
 from mcb.networks.functional import BaseNetwork
 from mcb.priors import GeneratedPrior
+from mcb.sharing import UNSHARED, Sharing
 from mcb.types import Support
 
 
 class Problem(NamedTuple):
-    """One task under one mode before its support set is seen: a prior, and how parameters predict."""
+    """One task under one mode before its support set is seen: a prior, and how parameters predict.
+
+    `sharing` says which of the particles this process computes.
+    """
 
     network: BaseNetwork
     likelihood: Likelihood
     generated: GeneratedPrior
+    sharing: Sharing = UNSHARED
 
     def predict(self, adapted: Float[Tensor, "D"], x: Float[Tensor, "N *x"]) -> Float[Tensor, "N O"]:
         """The base network's predictions under the adapted parameters."""

@@ -12,6 +12,7 @@ from mcb.inference.particles import LogDensity, ParticlePosterior, log_joint, pr
 from mcb.inference.problem import Answer, Components, Problem, adapt_then_predict
 from mcb.likelihoods import Likelihood
 from mcb.networks.functional import BaseNetwork
+from mcb.sharing import UNSHARED, Sharing
 from mcb.types import Support
 
 
@@ -24,11 +25,20 @@ def stein_direction(
 
 
 def svgd(
-    log_density: LogDensity, particles: Float[Tensor, "P D"], num_steps: int, step_size: float, kernel: Kernel = rbf
+    log_density: LogDensity,
+    particles: Float[Tensor, "P D"],
+    num_steps: int,
+    step_size: float,
+    kernel: Kernel = rbf,
+    sharing: Sharing = UNSHARED,
 ) -> Float[Tensor, "P D"]:
-    """`num_steps` along the Stein direction; one particle ascends the gradient."""
+    """`num_steps` along the Stein direction; one particle ascends the gradient.
+
+    SharedByRanks that share the work compute the scores of their own particles and move all of them alike.
+    """
     for _ in range(num_steps):
-        particles = particles + step_size * stein_direction(particles, vmap(grad(log_density))(particles), kernel)
+        scores = sharing.gather(vmap(grad(log_density))(sharing.share(particles)), particles.shape[0])
+        particles = particles + step_size * stein_direction(particles, scores, kernel)
     return particles
 
 
@@ -57,13 +67,14 @@ class SVGD:
         """The particles after the last step."""
         assert noise is not None  # `needs_noise` says so, and the learner has refused to go without
         prior = problem.generated.adapted
-        evidence = prior_evidence(problem, support, vmap(prior.unwhiten)(noise))
-        z = svgd(log_joint(problem, support), noise, self.num_steps, self.step_size)
-        return ParticlePosterior(vmap(prior.unwhiten)(z), evidence)
+        start = vmap(prior.unwhiten)(problem.sharing.share(noise))
+        evidence = prior_evidence(problem, support, start, self.num_particles)
+        z = svgd(log_joint(problem, support), noise, self.num_steps, self.step_size, sharing=problem.sharing)
+        return ParticlePosterior(vmap(prior.unwhiten)(problem.sharing.share(z)), evidence)
 
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""
-        return predict_particles(problem, posterior, x)
+        return predict_particles(problem, posterior, x, self.num_particles)
 
     def adapt_and_predict(
         self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None, x: Float[Tensor, "Q *x"]

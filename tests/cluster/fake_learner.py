@@ -92,6 +92,18 @@ class KilledOnce:
         return self.inner(parameters, shard)
 
 
+class Gated:
+    """From `version` on it computes only once `gate` exists."""
+
+    def __init__(self, version: int, gate: Path) -> None:
+        self.inner, self.version, self.gate = build_gradient(), version, gate
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        while shard.version >= self.version and not self.gate.exists():
+            time.sleep(0.01)
+        return self.inner(parameters, shard)
+
+
 class NotFinite:
     """The gradient of one shard of each of `versions` has a NaN."""
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pytorch_optimizer import SOAP
 
 from cluster.errors import CheckpointError, UserError
 from cluster.optimizer import FlatOptimizer, gradient_norm, optimizer_class, require_optimizer
@@ -29,9 +30,25 @@ def test_a_clipped_sgd_step_has_the_length_of_the_clip():
     np.testing.assert_allclose(moved / np.linalg.norm(moved), -gradient(0) / np.linalg.norm(gradient(0)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "AdamW", "sgd", "rmsprop", "adagrad", "nadam"])
+def test_soap_sees_each_parameter_in_its_shape():
+    shapes = ((4, 5), (10,))
+    expected = [torch.nn.Parameter(torch.from_numpy(START[:20].copy()).view(4, 5))]
+    expected.append(torch.nn.Parameter(torch.from_numpy(START[20:].copy())))
+    library = SOAP(expected, lr=0.05, weight_decay=0.0, max_precondition_dim=256)
+    for version in range(12):
+        expected[0].grad = torch.from_numpy(gradient(version)[:20].copy()).view(4, 5)
+        expected[1].grad = torch.from_numpy(gradient(version)[20:].copy())
+        library.step()
+    moved = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant", shapes=shapes), 12, START), range(12))
+    whole = torch.cat([parameter.detach().reshape(-1) for parameter in expected])
+    np.testing.assert_array_equal(moved, whole.numpy())
+    flat = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant"), 12, START), range(12))
+    assert np.abs(flat - moved)[:20].max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["adam", "AdamW", "sgd", "rmsprop", "adagrad", "nadam", "soap"])
 def test_a_state_continues_with_the_same_bits_and_aliases_nothing(name: str):
-    plan = OptimizerPlan(name, 0.05, "cosine", warmup=2)
+    plan = OptimizerPlan(name, 0.05, "cosine", warmup=2, shapes=((4, 5), (10,)))
     whole = FlatOptimizer(plan, 10, START)
     half = FlatOptimizer(plan, 10, START)
     parameters = steps(half, range(4))
@@ -120,6 +137,7 @@ def test_options_reach_torch_and_the_others_keep_its_defaults():
         (OptimizerPlan("adam", momentum=0.9), 1, "'adam' has no option momentum: it has betas, eps, weight_decay"),
         (OptimizerPlan("adam", betas=(0.9, 1.5)), 1, "'adam' refuses its options: Invalid beta"),
         (OptimizerPlan("Adafactor"), 2, "num_slices=2 must be 1"),
+        (OptimizerPlan("SOAP"), 2, "num_slices=2 must be 1"),
         (OptimizerPlan("admw"), 1, "did you mean 'adamw'"),
     ],
 )
@@ -127,6 +145,7 @@ def test_options_that_an_optimizer_lacks_are_refused(plan: OptimizerPlan, num_sl
     with pytest.raises(UserError, match=message):
         require_optimizer(plan, num_slices)
     require_optimizer(OptimizerPlan("adafactor"), 1)
+    require_optimizer(OptimizerPlan("soap"), 1)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, math.nan])

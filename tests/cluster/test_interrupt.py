@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fake_learner import training_plan
 
 from cluster.checkpoint import load_newest, paths
-from cluster.training import params_sha256
+from cluster.training import params_sha256, run_meta_training
 
 HERE = Path(__file__).parent
 
@@ -53,3 +54,21 @@ def test_ctrl_c_saves_a_checkpoint_and_leaves_no_process_and_no_token(tmp_path: 
     assert alive == []
     assert sorted(str(path) for path in folder.iterdir()) == sorted(paths(folder))
     assert not (home / ".ray").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_no_process_and_no_lock_and_its_run_can_be_resumed(tmp_path: Path):
+    folder = tmp_path / "run"
+    with start(folder, tmp_path / "home", num_workers=1) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 3:
+                break
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    plan = training_plan(folder, num_steps=5, resume=True)
+    resumed = run_meta_training(plan, lambda record: None, lambda: False)
+    assert resumed.num_steps == 5
+    assert sorted(str(path) for path in folder.iterdir() if path.name != ".ray-token") == sorted(paths(folder))

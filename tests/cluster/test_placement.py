@@ -5,7 +5,15 @@ import pytest
 from fake_learner import training_plan
 
 from cluster.errors import UserError
+from cluster.group_plan import GroupPlan
 from cluster.placement import bundles, num_units, shortage
+from cluster.shards import ComputesMetaGradient
+from mcb.sharing import Sharing
+
+
+def no_share(sharing: Sharing) -> ComputesMetaGradient:
+    raise AssertionError("nothing is computed here")
+
 
 PLAN = replace(training_plan(Path("unused"), num_workers=9), threads_per_worker=3)
 
@@ -24,6 +32,29 @@ def test_a_shortage_names_what_is_asked_what_is_held_and_what_to_do():
     two = shortage(PLAN, num_placed=0, num_needed=1, nodes=nodes, free={})
     assert "ask for 12 CPUs (1 of them would do)" in two
     assert "has 4 CPUs and 1 GPU on 2 nodes, 2 CPUs and 1 GPU on the largest, with nothing free" in two
+
+
+def test_a_group_asks_for_a_place_for_each_of_its_ranks_on_one_node():
+    group = GroupPlan(3, no_share)
+    plan = replace(PLAN, group=group, gpus_per_worker=0.5)
+    assert bundles(plan) == [{"CPU": 3.0, "GPU": 0.5}] * 3
+    assert bundles(replace(PLAN, gpus_per_worker=1.0)) == [{"CPU": 3.0, "GPU": 1.0}]
+    said = shortage(plan, num_placed=2, num_needed=4, nodes=[{"CPU": 18.0, "GPU": 3.0}], free={})
+    assert said.startswith(
+        "4 workers of 3 ranks, each worker on one node, with threads_per_worker=3 and gpus_per_worker=0.5 ask for "
+        "36 CPUs and 6 GPUs, but the Ray cluster has 18 CPUs and 3 GPUs on 1 node"
+    )
+
+
+@pytest.mark.parametrize("gpus_per_worker", [-0.5, 2.0, float("nan")])
+def test_more_or_less_gpu_than_a_process_computes_on_is_refused(gpus_per_worker: float):
+    with pytest.raises(UserError, match=r"gpus_per_worker=\S+ must lie in 0..1"):
+        replace(PLAN, gpus_per_worker=gpus_per_worker)
+
+
+def test_a_group_on_a_gpu_is_refused_in_one_process():
+    with pytest.raises(UserError, match="give num_workers >= 1"):
+        replace(PLAN, num_workers=0, group=GroupPlan(2, no_share), gpus_per_worker=0.5)
 
 
 @pytest.mark.parametrize("num", [0, 10])

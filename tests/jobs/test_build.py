@@ -7,6 +7,7 @@ from tiny_runs import TINY
 
 from cluster.aggregation import AggregationPlan
 from cluster.errors import UserError
+from cluster.local_group import LocalGroup
 from cluster.policies import Asynchronous, Stale
 from cluster.shards import Shard
 from jobs.build import GradientBuilder, build_learner, build_plan, build_source
@@ -95,6 +96,36 @@ def test_what_the_server_is_told_reaches_its_plan(tmp_path):
     assert default.aggregation == AggregationPlan() and default.optimizer.options == {}
     asynchronous = build_plan(tiny("five-modes", "--cluster.policy.kind=async"), tmp_path, "", resume=False)
     assert asynchronous.aggregation.policy == Asynchronous()
+
+
+@pytest.mark.parametrize("name", ["five-modes", "five-modes-svgd"])
+def test_ranks_of_a_recipe_have_its_meta_gradient(name, tmp_path):
+    plan = build_plan(tiny(name, "--cluster.ranks-per-worker=3"), tmp_path, "", resume=False)
+    assert plan.group is not None and plan.group.num_ranks == 3
+    shard = Shard(0, 0, 0, 10, 10)
+    alone, together = plan.build_gradient(), LocalGroup(pickle.loads(pickle.dumps(plan.group)), num_threads=1)
+    expected = alone(plan.parameters, shard).gradient
+    difference = together(plan.parameters, shard).gradient - expected
+    assert np.linalg.norm(difference) <= 1e-4 * np.linalg.norm(expected)
+
+
+def test_more_ranks_than_particles_and_modes_are_refused_naming_both(tmp_path):
+    settings = tiny("five-modes-maml", "--cluster.ranks-per-worker=7")
+    with pytest.raises(
+        UsageError, match=r"ranks_per_worker=7 must lie in 1..1: .* particles, here 1, .* modes, here 1"
+    ):
+        build_plan(settings, tmp_path, "", resume=False)
+    settings = tiny("five-modes", "--cluster.ranks-per-worker=1000")
+    with pytest.raises(UsageError, match=r"ranks_per_worker=1000 must lie in 1..\d+: .* particles, here 1, .* modes"):
+        build_plan(settings, tmp_path, "", resume=False)
+
+
+def test_a_gpu_that_is_not_there_is_named_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plan = build_plan(tiny("five-modes", "--cluster.gpus-per-worker=0.5"), tmp_path, "", resume=False)
+    assert plan.gpus_per_worker == 0.5
+    with pytest.raises(UsageError, match=r"gpus_per_worker=0.5, but torch .* finds no GPU on .* CUDA build"):
+        plan.build_gradient()
 
 
 def test_curves_need_a_file():

@@ -45,7 +45,8 @@ def fast(present: Tensor, gram_dtype: torch.dtype = torch.float64):
 
     def outputs(mean, scale, bias_mean, bias_variance, features, y, noise, query_features, present=present):
         prior = HeadPrior(mean, scale, bias_mean, bias_variance)
-        return tuple(answer(prior, features, y, present, noise, query_features, gram_dtype))
+        points = torch.cat([features, query_features], -2)
+        return tuple(answer(prior, points, y, present, noise, gram_dtype))
 
     return outputs
 
@@ -128,8 +129,8 @@ def test_single_precision_gram_matrices_agree_with_double_ones_in_values_and_gra
 def test_no_support_points_leave_the_prior():
     mean, scale, bias_mean, bias_variance, *_, noise, query_features = inputs(2)
     prior = HeadPrior(mean, scale, bias_mean, bias_variance)
-    nothing = (draws(2, 0, H, seed=0), draws(2, 0, seed=0), mask(2)[:, :0], noise)
-    log_evidence, prediction, variance = answer(prior, *nothing, query_features, torch.float64)
+    nothing = (draws(2, 0, seed=0), mask(2)[:, :0], noise)
+    log_evidence, prediction, variance = answer(prior, query_features, *nothing, torch.float64)
     assert not log_evidence.any()
     torch.testing.assert_close(prediction, torch.einsum("bqh,bh->bq", query_features, mean) + bias_mean[:, None])
     spread = torch.einsum("bqh,bh->bq", query_features.square(), scale.square()) + bias_variance[:, None]

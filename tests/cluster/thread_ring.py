@@ -10,7 +10,7 @@ from cluster.checkpoint import Checkpoint
 from cluster.code_version import code_version
 from cluster.journal import Journal
 from cluster.plan import StepRecord, TrainingPlan
-from cluster.rank import Rank
+from cluster.replica import Replica
 
 TIMEOUT_S = 60.0
 
@@ -24,7 +24,7 @@ class Meeting:
         self.brought: list = [None] * size
 
 
-class ThreadRanks:
+class ThreadRing:
     """One thread's view of a `Meeting`."""
 
     def __init__(self, meeting: Meeting, index: int) -> None:
@@ -51,7 +51,7 @@ class ThreadRanks:
         return gradient
 
 
-class Drifting(ThreadRanks):
+class Drifting(ThreadRing):
     """The last rank's sums are a little different, as on another kind of machine."""
 
     def total(self, vector: np.ndarray) -> np.ndarray:
@@ -75,11 +75,11 @@ class DirectDiary:
         self._journal.fail(error)
 
 
-def run_ranks(
+def run_replicas(
     plan: TrainingPlan,
     journal: Journal,
     size: int,
-    ranks: Callable[[Meeting, int], ThreadRanks] = ThreadRanks,
+    ring: Callable[[Meeting, int], ThreadRing] = ThreadRing,
     builders: dict[int, Callable] | None = None,
     code: str | None = None,
 ) -> None:
@@ -95,7 +95,7 @@ def run_ranks(
     def run(index: int) -> None:
         mine = replace(plan, build_gradient=(builders or {}).get(index, plan.build_gradient))
         try:
-            Rank(mine, start, ranks(meeting, index), DirectDiary(journal), code or code_version()).run()
+            Replica(mine, start, ring(meeting, index), DirectDiary(journal), code or code_version()).run()
         except BaseException as error:
             errors.append(error)
             meeting.barrier.abort()

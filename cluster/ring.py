@@ -1,4 +1,4 @@
-"""The ranks of a collective run: who I am among them, and what all of them compute together."""
+"""The processes of a collective run as one of them sees them, and what all of them compute together."""
 
 from typing import Protocol, TypeVar, cast
 
@@ -9,8 +9,8 @@ import torch.distributed as dist
 Value = TypeVar("Value")
 
 
-class Ranks(Protocol):
-    """One rank's view of a fixed number of processes; every rank calls the same methods in the same order."""
+class Ring(Protocol):
+    """One rank's view of a fixed number of ranks; every rank calls the same methods in the same order."""
 
     @property
     def index(self) -> int:
@@ -35,7 +35,7 @@ class Ranks(Protocol):
         ...
 
 
-class TorchRanks:
+class TorchRing:
     """The default process group of torch.distributed; vectors are summed on `device` (gloo on a CPU, nccl on a GPU).
 
     Plain values travel by gloo, whatever the device. Raises RuntimeError when another rank is gone.

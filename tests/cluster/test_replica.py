@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_learner import Failing, NotFinite, build_gradient, training_plan
-from thread_ranks import Drifting, Meeting, ThreadRanks, run_ranks
+from thread_ring import Drifting, Meeting, ThreadRing, run_replicas
 
 from cluster import checkpoint as checkpoints
 from cluster.buffer import GradientBuffer
@@ -90,7 +90,7 @@ def test_one_rank_has_the_bits_of_the_server(tmp_path: Path):
     expected, records = by_the_server(tmp_path / "server")
     plan = training_plan(tmp_path / "ranks")
     journal = begun(plan)
-    run_ranks(plan, journal, 1)
+    run_replicas(plan, journal, 1)
     assert journal.finish().parameters.tobytes() == expected.parameters.tobytes()
     assert [record.loss for record in journal.read(0)] == [record.loss for record in records]
 
@@ -100,7 +100,7 @@ def test_any_number_of_ranks_ends_where_the_server_ends(tmp_path: Path, size: in
     expected, records = by_the_server(tmp_path / "server")
     plan = training_plan(tmp_path / "ranks")
     journal = begun(plan)
-    run_ranks(plan, journal, size)
+    run_replicas(plan, journal, size)
     last = journal.finish()
     np.testing.assert_allclose(last.parameters, expected.parameters, rtol=1e-5, atol=1e-6)
     assert (last.version, last.num_tasks) == (12, 120)
@@ -117,7 +117,7 @@ def test_the_server_goes_on_from_the_ranks_checkpoint_and_the_ranks_from_the_ser
     expected, _ = by_the_server(tmp_path / "whole")
     ranks_first = training_plan(tmp_path / "ranks first")
     begun(ranks_first)
-    run_ranks(ranks_first, StoppingAt(ranks_first.server, 7), 1)
+    run_replicas(ranks_first, StoppingAt(ranks_first.server, 7), 1)
     assert checkpoints.load_newest(tmp_path / "ranks first").version == 8  # the step at hand was finished
     result = run_meta_training(replace(ranks_first, resume=True), lambda record: None, never)
     assert result.params_sha256 == expected.params_sha256
@@ -125,7 +125,7 @@ def test_the_server_goes_on_from_the_ranks_checkpoint_and_the_ranks_from_the_ser
     seen: list[StepRecord] = []
     run_meta_training(server_first, seen.append, lambda: len(seen) == 7)
     journal = Journal(server_first.server)
-    run_ranks(server_first, journal, 1)
+    run_replicas(server_first, journal, 1)
     assert journal.finish().parameters.tobytes() == expected.parameters.tobytes()
 
 
@@ -144,7 +144,7 @@ class StoppingAt(Journal):
 def test_a_failure_of_one_rank_ends_all_with_its_error(tmp_path: Path):
     plan = training_plan(tmp_path)
     journal = begun(plan)
-    run_ranks(plan, journal, 3, builders={2: Failing})
+    run_replicas(plan, journal, 3, builders={2: Failing})
     with pytest.raises(ValueError, match=r"shard \d of a learner with a mistake"):
         journal.finish()
 
@@ -155,7 +155,7 @@ def test_a_rank_that_cannot_build_its_computation_ends_all(tmp_path: Path):
 
     plan = training_plan(tmp_path)
     journal = begun(plan)
-    run_ranks(plan, journal, 2, builders={1: build})
+    run_replicas(plan, journal, 2, builders={1: build})
     with pytest.raises(ValueError, match="cannot be built"):
         journal.finish()
 
@@ -163,7 +163,7 @@ def test_a_rank_that_cannot_build_its_computation_ends_all(tmp_path: Path):
 def test_ranks_of_other_code_than_the_drivers_are_refused(tmp_path: Path):
     plan = training_plan(tmp_path)
     journal = begun(plan)
-    run_ranks(plan, journal, 2, code="sources 0123456789ab, torch 1.0")
+    run_replicas(plan, journal, 2, code="sources 0123456789ab, torch 1.0")
     with pytest.raises(ClusterError, match="runs other code than the run"):
         journal.finish()
 
@@ -171,7 +171,7 @@ def test_ranks_of_other_code_than_the_drivers_are_refused(tmp_path: Path):
 def test_a_non_finite_gradient_of_one_rank_is_refused_and_counted_on_all(tmp_path: Path):
     plan = training_plan(tmp_path, build=partial(NotFinite, frozenset({2, 6}), index=1))
     journal = begun(plan)
-    run_ranks(plan, journal, 2)
+    run_replicas(plan, journal, 2)
     last = journal.finish()
     assert last.num_refused == 2 and np.isfinite(last.parameters).all()
     assert [record.refused for record in journal.read(0)] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
@@ -180,7 +180,7 @@ def test_a_non_finite_gradient_of_one_rank_is_refused_and_counted_on_all(tmp_pat
 def test_too_many_refused_steps_end_the_run_with_the_checkpoint_before(tmp_path: Path):
     plan = training_plan(tmp_path, build=partial(NotFinite, frozenset({6, 7}), index=1), max_refused_steps=1)
     journal = begun(plan)
-    run_ranks(plan, journal, 2)
+    run_replicas(plan, journal, 2)
     with pytest.raises(RefusedSteps, match="meta-step 7"):
         journal.finish()
     assert checkpoints.load_newest(tmp_path).version == 5
@@ -189,7 +189,7 @@ def test_too_many_refused_steps_end_the_run_with_the_checkpoint_before(tmp_path:
 def test_ranks_that_drift_apart_are_found_before_a_checkpoint_is_written(tmp_path: Path):
     plan = training_plan(tmp_path)
     journal = begun(plan)
-    run_ranks(plan, journal, 2, ranks=Drifting)
+    run_replicas(plan, journal, 2, ring=Drifting)
     with pytest.raises(ClusterError, match="hold different parameters after meta-step 5"):
         journal.finish()
     assert checkpoints.load_newest(tmp_path).version == 0
@@ -201,16 +201,16 @@ def test_ranks_that_start_again_go_on_from_the_checkpoint_and_no_step_is_seen_tw
     journal = begun(plan)
     seen: list[StepRecord] = []
     with pytest.raises(ConnectionError):
-        run_ranks(plan, journal, 1, ranks=lambda meeting, index: LostAt(meeting, index, calls=2 * 7 + 1))
+        run_replicas(plan, journal, 1, ring=lambda meeting, index: LostAt(meeting, index, calls=2 * 7 + 1))
     seen += journal.read(0)
     assert [record.version for record in seen] == list(range(1, 8))
-    run_ranks(plan, journal, 1)
+    run_replicas(plan, journal, 1)
     seen += journal.read(7)
     assert [record.version for record in seen] == list(range(1, 13))
     assert journal.finish().parameters.tobytes() == expected.parameters.tobytes()
 
 
-class LostAt(ThreadRanks):
+class LostAt(ThreadRing):
     """Its peers are gone after `calls` collectives: two a meta-step, one a checkpoint."""
 
     def __init__(self, meeting: Meeting, index: int, calls: int) -> None:
@@ -227,8 +227,8 @@ class LostAt(ThreadRanks):
 def test_another_seed_gives_another_result_on_ranks_too(tmp_path: Path):
     plan = training_plan(tmp_path / "0")
     journal = begun(plan)
-    run_ranks(plan, journal, 2)
+    run_replicas(plan, journal, 2)
     other = training_plan(tmp_path / "1", build=partial(build_gradient, 1))
     another = begun(other)
-    run_ranks(other, another, 2)
+    run_replicas(other, another, 2)
     assert journal.finish().parameters.tobytes() != another.finish().parameters.tobytes()

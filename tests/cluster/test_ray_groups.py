@@ -1,0 +1,87 @@
+"""Workers of several ranks over Ray: the bits of the run in this process, whichever rank dies."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from group_learner import FailingRank, KilledRank, group_plan_of, with_ranks
+from victims import victims
+
+from cluster.errors import ClusterError
+from cluster.plan import StepRecord
+from cluster.training import run_meta_training
+
+pytestmark = pytest.mark.ray
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(record: StepRecord) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """sha256 of the parameters after the run of threads in this process."""
+    return run_meta_training(group_plan_of(tmp_path_factory.mktemp("local")), ignore, never).params_sha256
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_any_number_of_groups_gives_the_bits_of_one_process(
+    ray_cluster: None, tmp_path: Path, expected: str, num_workers: int
+):
+    records: list[StepRecord] = []
+    result = run_meta_training(group_plan_of(tmp_path, num_workers=num_workers), records.append, never)
+    assert result.params_sha256 == expected
+    assert [record.version for record in records] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_group_that_loses_a_rank_is_replaced_and_the_bits_stay(
+    ray_cluster: None, tmp_path: Path, expected: str, victim: int, caplog: pytest.LogCaptureFixture
+):
+    marker = tmp_path / "killed"
+    plan = with_ranks(group_plan_of(tmp_path / "run", num_workers=2), partial(KilledRank, "svgd", 4, marker, victim))
+    assert run_meta_training(plan, ignore, never).params_sha256 == expected
+    assert marker.exists() and caplog.text.count("another takes its place") == 1
+
+
+def test_a_group_joins_the_server_that_replaces_a_killed_one(ray_cluster: None, tmp_path: Path, expected: str):
+    def kill(record: StepRecord) -> None:
+        if record.version == 3:
+            victims("Server")[0].kill()
+
+    assert run_meta_training(group_plan_of(tmp_path, num_workers=1), kill, never).params_sha256 == expected
+
+
+def test_what_one_rank_raises_is_raised_here(ray_cluster: None, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"shard \d of a rank with a mistake"):
+        run_meta_training(with_ranks(group_plan_of(tmp_path, num_workers=1), FailingRank), ignore, never)
+
+
+def test_groups_that_the_cluster_cannot_hold_are_refused_saying_so(ray_cluster: None, tmp_path: Path):
+    plan = group_plan_of(tmp_path, num_ranks=5, num_workers=1)
+    with pytest.raises(
+        ClusterError, match=r"1 workers of 5 ranks, each worker on one node, .* ask for 5 CPUs, .* has 4 CPUs"
+    ):
+        run_meta_training(plan, ignore, never)
+
+
+@pytest.mark.slow
+def test_a_group_stays_on_one_node_and_groups_spread_over_nodes(tmp_path: Path, expected: str):
+    script = Path(__file__).with_name("groups_on_nodes.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(script.parents[2]), str(script.parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], env=environment, capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [len(ranks) for ranks in told["nodes"]] == [2, 2, 2]
+    assert all(first == second for first, second in told["nodes"])
+    assert len({ranks[0] for ranks in told["nodes"]}) == 3
+    assert told["params_sha256"] == expected

@@ -1,0 +1,48 @@
+"""`--train.checkpoint-dir` and `--auto-resume`: a run is found again by its checkpoints, wherever they are."""
+
+import json
+
+from tiny_runs import TINY
+
+from cluster.lock import locked
+from jobs.cli import main
+
+
+def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(train, workplace):
+    schedule = "--optimizer.schedule=constant"
+    whole = train("--out=whole", schedule)
+    train("--out=job", "--auto-resume", schedule, "--train.num-steps=2")
+    again = train("--out=job", "--auto-resume", schedule)
+    assert again["params_sha256"] == whole["params_sha256"]
+    steps = [json.loads(line)["step"] for line in (workplace / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_elsewhere(train, workplace, capsys):
+    schedule, kept = "--optimizer.schedule=constant", f"--train.checkpoint-dir=file://{workplace}/kept"
+    whole = train("--out=whole", schedule)
+    train("--out=first", schedule, kept, "--train.num-steps=2")
+    assert not (workplace / "first" / "checkpoints").exists()
+    assert main(["evaluate", "first"]) == 0
+    again = train("--out=second", "--auto-resume", schedule, kept)
+    assert again["params_sha256"] == whole["params_sha256"]
+    assert again["checkpoint"] == f"{workplace}/kept/checkpoint-00000004.mcb"
+    assert main(["train", "two-modes", "--resume", "--out=second", "--json=same.json"]) == 0
+    assert json.loads((workplace / "same.json").read_text())["params_sha256"] == whole["params_sha256"]
+
+
+def test_a_second_run_on_the_same_checkpoints_is_refused_before_it_changes_anything(train, workplace, capsys):
+    train("--out=run", "--train.num-steps=2")
+    before = {path: path.read_bytes() for path in (workplace / "run").rglob("*") if path.is_file()}
+    with locked(workplace / "run" / "checkpoints"):
+        assert main(["train", "two-modes", "--resume", "--out=run", "--train.num-steps=4"]) == 1
+    assert "run/checkpoints is being written by another run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_auto_resume_without_a_place_and_an_unknown_protocol_are_refused(workplace, capsys):
+    assert main(["train", "two-modes", *TINY, "--auto-resume"]) == 2
+    assert "--auto-resume needs the place of the run" in capsys.readouterr().err
+    assert main(["train", "two-modes", *TINY, "--out=x", "--train.checkpoint-dir=nothing://x"]) == 1
+    assert "checkpoints cannot lie at nothing://x" in capsys.readouterr().err
+    assert not (workplace / "x").exists()

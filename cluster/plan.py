@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -46,14 +46,14 @@ class TrainingPlan:
 
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
-    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
-    more workers than can have a shard at once are not started. Each is one process, or a `group` of ranks that share
-    its shards out, and has for each of its processes `threads_per_worker` torch threads and `gpus_per_worker` of a GPU.
-    The run begins once `min_workers` (None: all) have a place, for which it waits `start_timeout_s`, and goes on with
-    what is left when nodes leave; it ends, saved, when fewer than `min_workers` (None: one) are left for
-    `regrow_timeout_s`. `aggregation` says how the server makes meta-steps of gradients. A checkpoint is written every
-    `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the newest
-    `checkpoint_keep` are kept.
+    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
+    as `aggregation` says, or the workers among themselves by all-reduce. `num_workers=0` trains in this process,
+    without Ray; more workers than can have something to do at once are not started. Each is one process, or a `group`
+    of ranks that share its shards out, and has for each of its processes `threads_per_worker` torch threads and
+    `gpus_per_worker` of a GPU. The run begins once `min_workers` (None: all) have a place, for which it waits
+    `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer than `min_workers`
+    (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every` meta-steps and at the
+    end into `checkpoint_dir`, a folder or fsspec URL; the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -63,6 +63,7 @@ class TrainingPlan:
     meta_batch: int
     checkpoint_dir: str | Path
     num_shards: int = 2
+    strategy: Literal["server", "collective"] = "server"
     num_workers: int = 0
     threads_per_worker: int = 1
     gpus_per_worker: float = 0.0
@@ -82,6 +83,8 @@ class TrainingPlan:
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
         require_at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
         require_at_least(0, num_workers=self.num_workers)
+        if self.strategy not in ("server", "collective"):
+            raise UserError(f"strategy={self.strategy!r} must be 'server' or 'collective'")
         if not 0 <= self.gpus_per_worker <= 1:
             raise UserError(f"gpus_per_worker={self.gpus_per_worker} must lie in 0..1: a process computes on one GPU")
         if self.gpus_per_worker and self.group is not None and self.num_workers == 0:
@@ -98,10 +101,19 @@ class TrainingPlan:
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
         slice_bounds(len(self.parameters), self.aggregation.num_slices)
+        if self.strategy == "collective":
+            _require_defaults(self.aggregation)
+            if self.group is not None:
+                raise UserError(
+                    f"ranks_per_worker={self.group.num_ranks} is for a parameter server's workers: leave it at 1 under "
+                    "strategy='collective', or choose --cluster.strategy server"
+                )
 
     @property
     def max_workers(self) -> int:
-        """Workers at the most: more than can have a shard at once would do nothing."""
+        """Workers at the most: more than can have a shard (a task, if `collective`) at once would do nothing."""
+        if self.strategy == "collective":
+            return min(self.num_workers, self.meta_batch)
         return min(self.num_workers, num_useful_workers(self.aggregation.policy, self.num_shards, self.num_steps))
 
     @property
@@ -112,7 +124,7 @@ class TrainingPlan:
     @property
     def min_to_start(self) -> int:
         """Workers that the run begins with at the least."""
-        return min(self.max_workers, self.num_workers if self.min_workers is None else self.min_workers)
+        return self.max_workers if self.min_workers is None else min(self.max_workers, self.min_workers)
 
     @property
     def min_to_go_on(self) -> int:
@@ -187,3 +199,14 @@ class TrainingResult(NamedTuple):
     num_refused: int
     checkpoint: str
     interrupted: bool
+
+
+def _require_defaults(aggregation: AggregationPlan) -> None:
+    """Raise `UserError` for the first setting of a parameter server that was changed."""
+    for setting in fields(AggregationPlan):
+        value, default = getattr(aggregation, setting.name), setting.default
+        if value != default:
+            raise UserError(
+                f"{setting.name}={value} is for a parameter server, which strategy='collective' does without: "
+                f"leave it at {default}, or choose --cluster.strategy server"
+            )

@@ -137,6 +137,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         meta_batch=train.meta_batch,
         checkpoint_dir=checkpoint_dir,
         num_shards=train.num_shards,
+        strategy=cluster.strategy,
         num_workers=cluster.num_workers,
         threads_per_worker=cluster.threads_per_worker,
         gpus_per_worker=cluster.gpus_per_worker,

@@ -54,8 +54,16 @@ Policy = Annotated[SyncPolicy | StalePolicy | AsyncPolicy, Field(discriminator="
 
 
 class Cluster(Section):
-    """The machines; of these fields only policy and wires change the result, threads and ranks its last bits."""
+    """The machines; of these fields only policy and wires change the result, threads and ranks its last bits.
 
+
+    Under `collective`, the number of workers changes the last bits of sums.
+    """
+
+    strategy: Annotated[
+        Literal["server", "collective"],
+        Field(description="who sums gradients: a parameter server, or the workers by all-reduce under Ray Train"),
+    ] = "server"
     num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
     threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker, of each of its ranks")] = 1
     gpus_per_worker: Annotated[

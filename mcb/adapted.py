@@ -21,7 +21,7 @@ class WeighedModes(NamedTuple):
 
 
 class AdaptedTasks(NamedTuple):
-    """Adapted tasks. `generated` and `posterior` lead with (K, T) where codes are shared, else with (T, K)."""
+    """Adapted tasks, of a group this rank's share. Shared codes: `generated` leads with K, `posterior` with (K, T); else both (T, K)."""
 
     generated: GeneratedPrior
     posterior: Any

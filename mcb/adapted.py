@@ -21,7 +21,10 @@ class WeighedModes(NamedTuple):
 
 
 class AdaptedTasks(NamedTuple):
-    """Adapted tasks, of a group this rank's share. Shared codes: `generated` leads with K, `posterior` with (K, T); else both (T, K)."""
+    """Adapted tasks; of a group, this rank's share of the modes.
+
+    Where codes are shared, `generated` leads with K and `posterior` with (K, T), else both with (T, K).
+    """
 
     generated: GeneratedPrior
     posterior: Any

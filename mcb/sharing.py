@@ -24,7 +24,12 @@ back are `received[0]` rows from rank 0, then `received[1]` from rank 1. All ran
 
 @runtime_checkable
 class Sharing(Protocol):
-    """How the rows of a tensor are shared out."""
+    """How the rows of a tensor are shared out; the same on all ranks of a group but for `rank`."""
+
+    @property
+    def rank(self) -> int:
+        """Which share is this rank's."""
+        ...
 
     @property
     def size(self) -> int:
@@ -43,6 +48,7 @@ class Sharing(Protocol):
 class Unshared:
     """One rank that has every row."""
 
+    rank = 0
     size = 1
 
     def share(self, whole: Shaped[Tensor, "N *rest"]) -> Shaped[Tensor, "N *rest"]:

@@ -1,7 +1,8 @@
 r"""The exact posterior of a linear head with Gaussian prior and noise (Bishop 2006, section 3.3).
 
 With features $\phi$ of a mode, head prior $N(m, \mathrm{diag}\,s^2)$ and noise $\sigma^2$, everything follows from the
-Gram matrix $A = \Phi\,\mathrm{diag}(s^2)\,\Phi^\top + \sigma^2 I$ of the support set, S by S for any number of features.
+Gram matrix $A = \Phi\,\mathrm{diag}(s^2)\,\Phi^\top + \sigma^2 I$ of the support set, S by S for any number of
+features.
 """
 
 import math

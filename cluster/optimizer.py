@@ -11,7 +11,7 @@ import torch
 
 from cluster.blocks import norm, squared_sums
 from cluster.errors import CheckpointError, UserError
-from cluster.plan import OptimizerPlan
+from cluster.optimizer_plan import OptimizerPlan
 from cluster.threads import threads
 
 _NOT_FLAT = {"LBFGS", "Muon", "SparseAdam"}  # want a closure, matrices or sparse gradients

@@ -156,7 +156,7 @@ class Fleet:
         """Raise `ClusterError` when nothing gets done between deaths."""
         if not self._roster.is_worth_replacing:
             raise ClusterError(
-                f"{victim} died, the {self._roster.deaths_since_step}th death since meta-step {self._version} and none "
+                f"{victim} died, death {self._roster.deaths_since_step} since meta-step {self._version}, and no other "
                 "was done in between: look for the cause in Ray's logs, then resume"
             )
 

@@ -5,20 +5,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
 from chaos import Kill, Killer, planned
-from chaos_driver import NUM_STEPS, chaos_plan
+from chaos_runs import KINDS, NUM_STEPS, RUNS, run_of, undisturbed
 from ray.cluster_utils import Cluster
-
-from cluster.training import run_meta_training
 
 HERE = Path(__file__).parent
 NUM_KILLS = 3
-KINDS = ("worker", "worker", "server", "node", "driver")
 _SECONDS = {  # node death is seen after a second, not after fifteen
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
@@ -28,7 +25,7 @@ _SECONDS = {  # node death is seen after a second, not after fifteen
 
 
 class Outcome(NamedTuple):
-    """What a disturbed run ended with; `num_steps` are the meta-steps that the driver saw, over all its lives."""
+    """What a disturbed run ended with; `versions` are the meta-steps that the driver saw in each of its lives."""
 
     sha256: str
     kills: list[Kill]
@@ -58,8 +55,7 @@ def add_node(cluster: Cluster) -> None:
 
 def disturbed(seed: int, cluster: Cluster, folder: Path) -> Outcome:
     """The run of `chaos_driver.py` with the deaths of a seed; a dead driver is started again."""
-    versions: list[list[int]] = []
-    driver: list[subprocess.Popen[str]] = []
+    run, versions, driver = run_of(seed), list[list[int]](), list[subprocess.Popen[str]]()
 
     def kill_driver(place: float) -> None:
         driver[-1].kill()
@@ -69,36 +65,46 @@ def disturbed(seed: int, cluster: Cluster, folder: Path) -> Outcome:
         cluster.remove_node(doomed[int(place * len(doomed))], allow_graceful=False)
         add_node(cluster)
 
-    killer = Killer(planned(seed, NUM_STEPS, NUM_KILLS, KINDS), {"driver": kill_driver, "node": kill_node})
+    killer = Killer(planned(seed, NUM_STEPS, NUM_KILLS, KINDS[run]), {"driver": kill_driver, "node": kill_node})
     while True:
-        versions.append([])
-        command = [sys.executable, str(HERE / "chaos_driver.py"), str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        command = [sys.executable, str(HERE / "chaos_driver.py"), run, str(folder)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             driver.append(process)
-            assert process.stdout is not None
-            for line in process.stdout:
-                what, _, value = line.strip().partition(" ")
-                if what == "hash":
-                    return Outcome(value, killer.done, versions)
-                if what == "step":
-                    versions[-1].append(int(value))
-                    killer.after(int(value))
+            versions.append([])
+            sha256 = _follow(process, killer, versions[-1])
+        if sha256 is not None:
+            return Outcome(sha256, killer.done, versions)
         if sum(kill.kind == "driver" for kill in killer.done) < len(versions):
             raise RuntimeError(f"the driver ended by itself, code {process.returncode}, after {killer.done}")
+
+
+def _follow(process: subprocess.Popen[str], killer: Killer, versions: list[int]) -> str | None:
+    """Kill as the meta-steps of one driver pass, each of which waits for that; its hash, or None if it died."""
+    assert process.stdin is not None and process.stdout is not None
+    for line in process.stdout:
+        what, _, value = line.strip().partition(" ")
+        if what == "hash":
+            return value
+        if what == "step":
+            versions.append(int(value))
+            killer.after(int(value))
+            with suppress(BrokenPipeError):  # it was the driver
+                process.stdin.write("\n")
+                process.stdin.flush()
+    return None
 
 
 def main(seeds: list[int]) -> int:
     """Print what each seed did; 1 if a hash differs."""
     with tempfile.TemporaryDirectory() as folder, nodes() as cluster:
-        plan = chaos_plan(Path(folder) / "undisturbed", num_workers=0)
-        expected = run_meta_training(plan, lambda record: None, lambda: False).params_sha256
+        expected = {run: undisturbed(run, Path(folder) / run) for run in RUNS}
         failed = 0
         for seed in seeds:
             outcome = disturbed(seed, cluster, Path(folder) / str(seed))
-            is_same = outcome.sha256 == expected
+            is_same = outcome.sha256 == expected[run_of(seed)]
             failed += not is_same
             kills = ", ".join(f"{kill.kind} after {kill.version}" for kill in outcome.kills)
-            print(f"seed {seed}: {'the same' if is_same else 'ANOTHER HASH'} after {kills}", flush=True)
+            print(f"seed {seed}, {run_of(seed)}: {'the same' if is_same else 'ANOTHER HASH'} after {kills}", flush=True)
     return min(failed, 1)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
-from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.optimizer_plan import OptimizerPlan
+from cluster.plan import TrainingPlan
 from cluster.shards import ComputesMetaGradient, Shard, ShardReport
 from mcb.randomness import normals, uniforms
 from mcb.types import Task
@@ -90,6 +91,14 @@ class KilledOnce:
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return self.inner(parameters, shard)
+
+
+class Dying:
+    """Its process dies by SIGKILL at every shard."""
+
+    def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 class Gated:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from chaos import Killer, planned
-from chaos_cluster import KINDS, NUM_KILLS, disturbed, nodes
-from chaos_driver import NUM_STEPS, chaos_plan
+from chaos_cluster import NUM_KILLS, disturbed, nodes
+from chaos_runs import KINDS, NUM_STEPS, RUNS, chaos_plan, run_of, undisturbed
 from ray.cluster_utils import Cluster
 
 from cluster.plan import StepRecord
@@ -17,10 +17,9 @@ from cluster.training import run_meta_training
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """sha256 of the parameters after the undisturbed run in this process."""
-    plan = chaos_plan(tmp_path_factory.mktemp("undisturbed"), num_workers=0)
-    return run_meta_training(plan, lambda record: None, lambda: False).params_sha256
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """sha256 of the parameters after each run, undisturbed in this process."""
+    return {run: undisturbed(run, tmp_path_factory.mktemp(run)) for run in RUNS}
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +29,46 @@ def chaos_cluster() -> Iterator[Cluster]:
 
 
 def test_a_seed_says_who_dies_and_seeds_differ():
-    assert planned(3, NUM_STEPS, NUM_KILLS, KINDS) == planned(3, NUM_STEPS, NUM_KILLS, KINDS)
-    assert planned(3, NUM_STEPS, NUM_KILLS, KINDS) != planned(4, NUM_STEPS, NUM_KILLS, KINDS)
-    assert {kill.kind for seed in range(20) for kill in planned(seed, NUM_STEPS, NUM_KILLS, KINDS)} == set(KINDS)
+    for run, kinds in KINDS.items():
+        assert planned(3, NUM_STEPS, NUM_KILLS, kinds) == planned(3, NUM_STEPS, NUM_KILLS, kinds)
+        assert planned(3, NUM_STEPS, NUM_KILLS, kinds) != planned(4, NUM_STEPS, NUM_KILLS, kinds)
+        seeds = [seed for seed in range(2, 12) if run_of(seed) == run]
+        assert {kill.kind for seed in seeds for kill in planned(seed, NUM_STEPS, NUM_KILLS, kinds)} == set(kinds)
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("seed", "num_kills"), [(0, 2), (1, 3)])
+@pytest.mark.parametrize(
+    ("seed", "run", "kinds", "num_kills"),
+    [(0, "slices", ("worker", "server", "slice"), 3), (0, "ranks", ("rank", "server"), 2)],
+)
 def test_server_and_workers_die_at_random_and_no_bit_changes(
-    ray_cluster: None, tmp_path: Path, expected: str, seed: int, num_kills: int
+    ray_cluster: None,
+    tmp_path: Path,
+    expected: dict[str, str],
+    seed: int,
+    run: str,
+    kinds: tuple[str, ...],
+    num_kills: int,
 ):
-    killer = Killer(planned(seed, NUM_STEPS, num_kills, ("worker", "server")), {})
+    killer = Killer(planned(seed, NUM_STEPS, num_kills, kinds), {})
     versions: list[int] = []
 
     def on_step(record: StepRecord) -> None:
         versions.append(record.version)
         killer.after(record.version)
 
-    assert run_meta_training(chaos_plan(tmp_path), on_step, lambda: False).params_sha256 == expected
+    assert run_meta_training(chaos_plan(run, tmp_path), on_step, lambda: False).params_sha256 == expected[run]
     assert len(killer.done) == num_kills
     assert versions == list(range(1, NUM_STEPS + 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_anything_dies_at_random_and_no_bit_changes(chaos_cluster: Cluster, tmp_path: Path, expected: str, seed: int):
+def test_anything_dies_at_random_and_no_bit_changes(
+    chaos_cluster: Cluster, tmp_path: Path, expected: dict[str, str], seed: int
+):
     outcome = disturbed(seed, chaos_cluster, tmp_path)
-    assert outcome.sha256 == expected, outcome.kills
+    assert outcome.sha256 == expected[run_of(seed)], outcome.kills
     assert len(outcome.kills) == NUM_KILLS
     for versions in outcome.versions:
         assert versions == list(range(versions[0], versions[-1] + 1)) if versions else True

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fake_learner import Failing, KilledOnce, NotFinite, slow_gradient, training_plan
+from fake_learner import Dying, Failing, KilledOnce, NotFinite, slow_gradient, training_plan
 from victims import victims
 
 from cluster import checkpoint as checkpoints
@@ -130,3 +130,14 @@ def test_server_and_workers_killed_at_once_are_replaced(ray_cluster: None, tmp_p
 
     plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
     assert run_meta_training(plan, kill, never).params_sha256 == expected
+
+
+def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.unit.code_version", lambda: "sources 0")
+    with pytest.raises(ClusterError, match=r"a worker on .* runs other code than the run: it has sources .* sources 0"):
+        run_meta_training(training_plan(tmp_path, num_workers=1), ignore, never)
+
+
+def test_workers_that_always_die_end_the_run(ray_cluster: None, tmp_path: Path):
+    with pytest.raises(ClusterError, match="a worker died, death 4 since meta-step 0"):
+        run_meta_training(training_plan(tmp_path, num_workers=1, build=Dying), ignore, never)

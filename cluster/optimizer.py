@@ -47,9 +47,14 @@ def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
     kind = optimizer_class(plan.name)
     if num_slices > 1 and plan.name.lower() in _NOT_ELEMENTWISE:
         raise UserError(
-            f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1"
+            f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1, "
+            "or choose --optimizer.name adam"
         )
-    known = inspect.signature(kind).parameters
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name == "betas" or not isinstance(parameter.default, tuple)  # Adafactor's eps is two numbers
+    }
     for name in plan.options:
         if name not in known:
             settable = sorted({"weight_decay", "momentum", "betas", "eps"} & set(known))

@@ -69,6 +69,7 @@ class FlatOptimizer:
     """A torch optimiser over one flat float32 vector; computes with one thread, so its bits depend on no setting."""
 
     def __init__(self, plan: OptimizerPlan, num_steps: int, parameters: np.ndarray) -> None:
+        """Start at `parameters`, which are copied; raises ValueError for SOAP without the shapes in the vector."""
         self._plan, self._num_steps = plan, num_steps
         self._vector = torch.tensor(parameters)
         self._pieces = [torch.nn.Parameter(piece) for piece in _pieces(plan, self._vector)]
@@ -112,8 +113,10 @@ def gradient_norm(gradient: np.ndarray) -> float:
 
 def _pieces(plan: OptimizerPlan, vector: torch.Tensor) -> list[torch.Tensor]:
     """Views of the vector: each parameter in its shape where the optimiser sees matrices, else one of all."""
-    if plan.name.lower() != "soap" or not plan.shapes:
+    if plan.name.lower() != "soap":
         return [vector]
+    if not plan.shapes:
+        raise ValueError(f"optimizer {plan.name!r} needs the shapes of the {len(vector)} parameters")
     pieces = vector.split([math.prod(shape) for shape in plan.shapes])
     return [piece.view(shape) for piece, shape in zip(pieces, plan.shapes, strict=True)]
 

@@ -42,8 +42,13 @@ def test_soap_sees_each_parameter_in_its_shape():
     moved = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant", shapes=shapes), 12, START), range(12))
     whole = torch.cat([parameter.detach().reshape(-1) for parameter in expected])
     np.testing.assert_array_equal(moved, whole.numpy())
-    flat = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant"), 12, START), range(12))
+    flat = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant", shapes=((30,),)), 12, START), range(12))
     assert np.abs(flat - moved)[:20].max() > 1e-3
+
+
+def test_soap_without_shapes_is_not_silently_adam():
+    with pytest.raises(ValueError, match="'soap' needs the shapes of the 30 parameters"):
+        FlatOptimizer(OptimizerPlan("soap"), 10, START)
 
 
 @pytest.mark.parametrize("name", ["adam", "AdamW", "sgd", "rmsprop", "adagrad", "nadam", "soap"])

@@ -1,9 +1,10 @@
-"""What vectors travel as: float32, or bfloat16, which halves the bytes and keeps 8 bits of the fraction."""
+"""What vectors travel as: float32, or bfloat16, which halves the bytes and keeps 8 bits of the fraction; and in what."""
 
 import numpy as np
 
 from cluster.aggregation import WireType
 
+DIRECT_BYTES = 1024**2  # up to this size a vector travels inside its message, larger ones through shared memory
 _NAN = np.uint16(0x7FC0)
 
 

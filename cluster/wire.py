@@ -1,4 +1,4 @@
-"""What vectors travel as: float32, or bfloat16, which halves the bytes and keeps 8 bits of the fraction; and in what."""
+"""What vectors travel as: float32, or bfloat16, which halves the bytes and keeps 8 bits of the fraction."""
 
 import numpy as np
 

@@ -40,7 +40,7 @@ def test_a_plan_tells_soap_the_shapes_of_its_parameters(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["soap", "adafactor"])
 def test_an_optimizer_of_all_parameters_in_slices_is_refused_before_the_run(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match="num_slices=2 must be 1, or choose --optimizer.name adam"):
+    with pytest.raises(UserError, match="num_slices=2 must be 1, or choose"):
         replace(training_plan(tmp_path), optimizer=OptimizerPlan(name), aggregation=AggregationPlan(num_slices=2))
 
 

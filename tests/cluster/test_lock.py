@@ -78,7 +78,10 @@ def sleepless(seconds: float) -> None:
 
 
 def test_a_lease_that_is_renewed_refuses_a_second_run(storage: Storage):
+    waits: list[float] = []
+
     def renew(seconds: float) -> None:
+        waits.append(seconds)
         storage.write(NAME, b'{"owner": "a", "host": "there", "process": 7, "beat": 2}')
 
     storage.write(NAME, b'{"owner": "a", "host": "there", "process": 7, "beat": 1}')
@@ -87,7 +90,7 @@ def test_a_lease_that_is_renewed_refuses_a_second_run(storage: Storage):
         lease(storage, Held("x"), 60, renew),
     ):
         pass
-    assert json.loads(storage.read(NAME))["beat"] == 2
+    assert waits == [60] and json.loads(storage.read(NAME))["beat"] == 2
 
 
 def test_a_lease_that_nobody_renews_is_taken_over_after_four_beats(storage: Storage):

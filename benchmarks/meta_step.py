@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--num-rounds", type=int, default=5, help="rounds of every placement")
     arguments = parser.parse_args()
     before = machine()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rows = []
     for inference, name in RECIPES.items():
         settings = recipe(name)

@@ -19,3 +19,10 @@ class ClusterError(UserError):
 
 class GroupBroken(ClusterError):
     """A rank of a group died or does not answer, so that the others cannot go on."""
+
+
+def require_at_least(low: int, **values: int) -> None:
+    """Raise `UserError` for the first value below `low`."""
+    for name, value in values.items():
+        if value < low:
+            raise UserError(f"{name}={value} must be at least {low}")

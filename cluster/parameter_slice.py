@@ -8,7 +8,7 @@ from cluster.aggregation import WireType
 from cluster.blocks import squared_sums
 from cluster.buffer import GradientBuffer
 from cluster.optimizer import FlatOptimizer
-from cluster.plan import OptimizerPlan
+from cluster.optimizer_plan import OptimizerPlan
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState
 from cluster.update import Made, Summed, Update

@@ -40,6 +40,15 @@ def in_words(resources: Resources) -> str:
     return " and ".join(f"{n:g} {name}{'' if n == 1 else 's'}" for n, name in counts if n) or "nothing"
 
 
+def num_places(nodes: Sequence[Resources], unit: Resources) -> int:
+    """How many units of one actor the nodes could hold if nothing else ran there.
+
+    >>> num_places([{"CPU": 5.0}, {"CPU": 3.0, "GPU": 1.0}], {"CPU": 2.0}), num_places([{"CPU": 5.0}], {"GPU": 0.5})
+    (3, 0)
+    """
+    return sum(int(min(node.get(name, 0.0) // asked for name, asked in unit.items())) for node in nodes)
+
+
 def shortage(plan: TrainingPlan, num_placed: int, num_needed: int, nodes: Sequence[Resources], free: Resources) -> str:
     """What is asked, what there is, and what can be done about it; `nodes` are the resources of each living node."""
     units = num_units(plan)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,79 +10,12 @@ import numpy as np
 
 from cluster.aggregation import AggregationPlan
 from cluster.blocks import slice_bounds
-from cluster.errors import UserError
+from cluster.errors import UserError, require_at_least
 from cluster.group_plan import GroupPlan
+from cluster.optimizer_plan import OptimizerPlan
 from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
 from cluster.storage import absolute
-
-
-@dataclass(frozen=True)
-class OptimizerPlan:
-    """The meta-update: a torch optimiser by name, its learning rate over the run, clipping and refusal.
-
-    `name` is a class of `torch.optim` in any case, or `soap`, which needs the `shapes` of the parameters in the vector.
-    The learning rate rises linearly over the first `warmup` meta-steps and then is constant or falls by a half cosine
-    to 0 at `num_steps`. `clip_norm` bounds the global norm of the meta-gradient. `max_refused_steps` non-finite
-    meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default.
-    `average_decay` asks for an exponential average of the parameters, which evaluation uses.
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: int = 0
-    clip_norm: float | None = None
-    max_refused_steps: int = 10
-    weight_decay: float | None = None
-    momentum: float | None = None
-    betas: tuple[float, float] | None = None
-    epsilon: float | None = None
-    average_decay: float | None = None
-    shapes: tuple[tuple[int, ...], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raise `UserError` for a value out of its range."""
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"learning_rate={self.learning_rate} must be a positive number")
-        if self.schedule not in ("cosine", "constant"):
-            raise UserError(f"schedule={self.schedule!r} must be 'cosine' or 'constant'")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(f"clip_norm={self.clip_norm} must be positive, or None for no clipping")
-        if self.average_decay is not None and not 0 < self.average_decay < 1:
-            raise UserError(f"average_decay={self.average_decay} must lie between 0 and 1, or be None for no average")
-        _at_least(0, warmup=self.warmup, max_refused_steps=self.max_refused_steps)
-
-    @property
-    def options(self) -> dict[str, object]:
-        """What was chosen of the optimiser's own options, by torch's names."""
-        chosen = {
-            "weight_decay": self.weight_decay,
-            "momentum": self.momentum,
-            "betas": self.betas,
-            "eps": self.epsilon,
-        }
-        return {name: value for name, value in chosen.items() if value is not None}
-
-    def learning_rate_at(self, version: int, num_steps: int) -> float:
-        r"""Learning rate of the step that ends `version`, a pure function, so that a resumed run needs no history.
-
-        $\eta\,\min(1, \frac{v + 1}{w})$ times, for `cosine`, $\frac12(1 + \cos(\pi v / n))$ with $v$ counted from
-        the end of the warm-up.
-        """
-        if version < self.warmup:
-            return self.learning_rate * (version + 1) / self.warmup
-        if self.schedule == "constant":
-            return self.learning_rate
-        progress = (version - self.warmup) / max(1, num_steps - self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    def average_decay_at(self, number: int) -> float:
-        r"""Weight of the past in the average after update `number` (0 is the first): $\min(d, \frac{1 + n}{10 + n})$.
-
-        The initial parameters are forgotten soon, however slow the average is later.
-        """
-        return min(self.average_decay or 0.0, (1 + number) / (10 + number))
 
 
 @dataclass(frozen=True)
@@ -113,14 +46,14 @@ class TrainingPlan:
 
     `build_gradient` makes the shard computation inside each worker and must be picklable. `parameters` is the initial
     flat vector, float32, `parameter_shapes` the name and shape of each entry of it, in order
-    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `num_workers=0` trains in this process, without Ray;
-    more workers than can have a shard at once are not started. Each is one process, or a `group` of ranks that share
-    its shards out, and has for each of its processes `threads_per_worker` torch threads and `gpus_per_worker` of a GPU.
-    The run begins once `min_workers` (None: all) have a place, for which it waits `start_timeout_s`, and goes on with
-    what is left when nodes leave; it ends, saved, when fewer than `min_workers` (None: one) are left for
-    `regrow_timeout_s`. `aggregation` says how the server makes meta-steps of gradients. A checkpoint is written every
-    `checkpoint_every` meta-steps and at the end into `checkpoint_dir`, a folder or fsspec URL; the newest
-    `checkpoint_keep` are kept.
+    (`cluster.gradient.initial_parameters`, `parameter_shapes`). `strategy` says who sums gradients: a parameter server,
+    as `aggregation` says, or the workers among themselves by all-reduce. `num_workers=0` trains in this process,
+    without Ray; more workers than can have something to do at once are not started. Each is one process, or a `group`
+    of ranks that share its shards out, and has for each of its processes `threads_per_worker` torch threads and
+    `gpus_per_worker` of a GPU. The run begins once `min_workers` (None: all) have a place, for which it waits
+    `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer than `min_workers`
+    (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every` meta-steps and at the
+    end into `checkpoint_dir`, a folder or fsspec URL; the newest `checkpoint_keep` are kept.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -130,6 +63,7 @@ class TrainingPlan:
     meta_batch: int
     checkpoint_dir: str | Path
     num_shards: int = 2
+    strategy: Literal["server", "collective"] = "server"
     num_workers: int = 0
     threads_per_worker: int = 1
     gpus_per_worker: float = 0.0
@@ -147,8 +81,10 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range."""
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
-        _at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
-        _at_least(0, num_workers=self.num_workers)
+        require_at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
+        require_at_least(0, num_workers=self.num_workers)
+        if self.strategy not in ("server", "collective"):
+            raise UserError(f"strategy={self.strategy!r} must be 'server' or 'collective'")
         if not 0 <= self.gpus_per_worker <= 1:
             raise UserError(f"gpus_per_worker={self.gpus_per_worker} must lie in 0..1: a process computes on one GPU")
         if self.gpus_per_worker and self.group is not None and self.num_workers == 0:
@@ -165,10 +101,19 @@ class TrainingPlan:
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
         slice_bounds(len(self.parameters), self.aggregation.num_slices)
+        if self.strategy == "collective":
+            _require_defaults(self.aggregation)
+            if self.group is not None:
+                raise UserError(
+                    f"ranks_per_worker={self.group.num_ranks} is for a parameter server's workers: leave it at 1 under "
+                    "strategy='collective', or choose --cluster.strategy server"
+                )
 
     @property
     def max_workers(self) -> int:
-        """Workers at the most: more than can have a shard at once would do nothing."""
+        """Workers at the most: more than can have a shard (a task, if `collective`) at once would do nothing."""
+        if self.strategy == "collective":
+            return min(self.num_workers, self.meta_batch)
         return min(self.num_workers, num_useful_workers(self.aggregation.policy, self.num_shards, self.num_steps))
 
     @property
@@ -179,7 +124,7 @@ class TrainingPlan:
     @property
     def min_to_start(self) -> int:
         """Workers that the run begins with at the least."""
-        return min(self.max_workers, self.num_workers if self.min_workers is None else self.min_workers)
+        return self.max_workers if self.min_workers is None else min(self.max_workers, self.min_workers)
 
     @property
     def min_to_go_on(self) -> int:
@@ -256,8 +201,12 @@ class TrainingResult(NamedTuple):
     interrupted: bool
 
 
-def _at_least(low: int, **values: int) -> None:
-    """Raise `UserError` for the first value below `low`."""
-    for name, value in values.items():
-        if value < low:
-            raise UserError(f"{name}={value} must be at least {low}")
+def _require_defaults(aggregation: AggregationPlan) -> None:
+    """Raise `UserError` for the first setting of a parameter server that was changed."""
+    for setting in fields(AggregationPlan):
+        value, default = getattr(aggregation, setting.name), setting.default
+        if value != default:
+            raise UserError(
+                f"{setting.name}={value} is for a parameter server, which strategy='collective' does without: "
+                f"leave it at {default}, or choose --cluster.strategy server"
+            )

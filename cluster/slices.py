@@ -13,8 +13,9 @@ from ray.exceptions import RayActorError
 from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
 from cluster.checkpoint import Checkpoint
+from cluster.optimizer_plan import OptimizerPlan
 from cluster.parameter_slice import ParameterSlice
-from cluster.plan import OptimizerPlan, ServerPlan
+from cluster.plan import ServerPlan
 from cluster.server_state import ServerState
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState, cut, join

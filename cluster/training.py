@@ -40,6 +40,10 @@ def run_meta_training(
 
         if plan.num_workers == 0:
             last = train_locally(plan, start, on_step, should_stop)
+        elif plan.strategy == "collective":
+            from cluster.collective import train_collectively  # ray is slow to import and not needed above
+
+            last = train_collectively(plan, start, on_step, should_stop, after_ray_starts=interrupted.install)
         else:
             from cluster.supervisor import train_with_workers  # ray is slow to import and not needed above
 

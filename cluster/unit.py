@@ -88,12 +88,11 @@ def start_unit(plan: TrainingPlan) -> Unit:
     Ray places each unit on the node that has most left, and so spreads units over nodes.
     """
     placement = placement_group(bundles(plan), strategy="STRICT_PACK")
-    group = plan.group
+    group, wire = plan.group, plan.aggregation.gradient_wire
     if group is None:
         worker = _start(plan, placement, 0, Worker)
 
         def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
-            wire = plan.aggregation.gradient_wire
             return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
 
         return Unit(placement, [worker], [worker.require_code.remote(code_version())], run)
@@ -104,7 +103,7 @@ def start_unit(plan: TrainingPlan) -> Unit:
     def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
         port = ranks[0].listen.remote()
         return [
-            ranks[0].lead.remote(name, server, plan.aggregation.gradient_wire),
+            ranks[0].lead.remote(name, server, wire),
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 

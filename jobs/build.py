@@ -9,7 +9,8 @@ from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
 from cluster.group_plan import GroupPlan
 from cluster.optimizer import require_optimizer
-from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.optimizer_plan import OptimizerPlan
+from cluster.plan import TrainingPlan
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
 from jobs import runtime_settings as r
 from jobs import settings as s
@@ -136,6 +137,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         meta_batch=train.meta_batch,
         checkpoint_dir=checkpoint_dir,
         num_shards=train.num_shards,
+        strategy=cluster.strategy,
         num_workers=cluster.num_workers,
         threads_per_worker=cluster.threads_per_worker,
         gpus_per_worker=cluster.gpus_per_worker,

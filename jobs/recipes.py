@@ -27,17 +27,17 @@ def five_modes() -> Settings:
     """The flagship: a codebook, responsibilities from the evidence, an exact conjugate head; five families of curves.
 
     Two layers of features are shared by all modes and a third is generated for each, so a mode costs little and there
-    can be many.
+    can be many. SOAP needs half the tasks that Adam does.
     """
     return Settings(
         recipe="five-modes",
-        modes=CodebookModes(num_modes=48, code_size=64),
+        modes=CodebookModes(num_modes=96, code_size=64),
         inference=ConjugateInference(gram_dtype="float32"),
         network=Network(hidden=(64, 64, 12), adapted="head", conditional=r"^layers\.2\."),
         hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=2600, meta_batch=200, evidence_weight=2.0),
-        optimizer=Optimizer(learning_rate=2.5e-3, warmup=50),
+        train=Train(num_steps=3000, meta_batch=300, evidence_weight=2.0),
+        optimizer=Optimizer(name="soap", learning_rate=2.5e-3, betas=(0.9, 0.99), warmup=50),
     )
 
 
@@ -47,8 +47,8 @@ def three_modes() -> Settings:
         update={
             "recipe": "three-modes",
             "tasks": RegressionTasks(families=("sinusoid", "linear", "quadratic")),
-            "modes": CodebookModes(num_modes=32, code_size=64),
-            "train": Train(num_steps=2400, meta_batch=150, evidence_weight=2.0),
+            "modes": CodebookModes(num_modes=64, code_size=64),
+            "train": Train(num_steps=2000, meta_batch=180, evidence_weight=2.0),
         }
     )
 
@@ -59,8 +59,8 @@ def two_modes() -> Settings:
         update={
             "recipe": "two-modes",
             "tasks": RegressionTasks(families=("sinusoid", "linear")),
-            "modes": CodebookModes(num_modes=24, code_size=64),
-            "train": Train(num_steps=2400, meta_batch=150, evidence_weight=2.0),
+            "modes": CodebookModes(num_modes=32, code_size=64),
+            "train": Train(num_steps=2400, meta_batch=180, evidence_weight=2.0),
         }
     )
 

@@ -54,12 +54,17 @@ Policy = Annotated[SyncPolicy | StalePolicy | AsyncPolicy, Field(discriminator="
 
 
 class Cluster(Section):
-    """The machines; of these fields only policy and wires change the result, threads and ranks its last bits."""
+    """The machines; of these fields only policy and wires change the result, threads and ranks its last bits.
 
+
+    Under `collective`, the number of workers changes the last bits of sums.
+    """
+
+    strategy: Annotated[
+        Literal["server", "collective"],
+        Field(description="who sums gradients: a parameter server, or the workers by all-reduce under Ray Train"),
+    ] = "server"
     num_workers: Annotated[int, count(0, 4096, "Ray workers; 0 trains in this process without Ray")] = 2
-    min_workers: Annotated[
-        int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
-    ] = None
     threads_per_worker: Annotated[int, count(1, 1024, "torch threads of a worker, of each of its ranks")] = 1
     gpus_per_worker: Annotated[
         float, Field(ge=0, le=1, description="of a GPU, for a worker or each of its ranks: 0, a fraction, or 1")
@@ -70,6 +75,9 @@ class Cluster(Section):
     rank_timeout_s: Annotated[
         float, positive(1e6, "seconds that a rank waits for another before both are replaced")
     ] = 300.0
+    min_workers: Annotated[
+        int | None, Field(ge=1, le=4096, description="fewest workers to begin and go on with; None: all, then any")
+    ] = None
     start_timeout_s: Annotated[float, positive(86_400, "seconds to find a place for the workers at the start")] = 8.0
     regrow_timeout_s: Annotated[
         float, positive(86_400, "seconds that a begun run with too few workers waits before it saves and ends")

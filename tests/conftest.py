@@ -11,7 +11,7 @@ import pytest
 import torch
 
 _TESTS = Path(__file__).parent
-_COMPILED = "linear_head_cpu"  # numba compiles plain functions alone
+_COMPILED = "linear_head_kernels"  # numba compiles plain functions alone
 
 
 def _checked_modules() -> list[str]:
@@ -46,6 +46,7 @@ def ray_cluster() -> Iterator[None]:
         for name, value in environment.items():
             patch.setenv(name, value)
         ray.init(
+            address="local",  # not another cluster that runs on this machine
             num_cpus=4,
             object_store_memory=200_000_000,
             include_dashboard=False,

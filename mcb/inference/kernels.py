@@ -1,4 +1,4 @@
-"""Kernels between particles, with the two sums that SVGD takes of them."""
+"""Kernels between particles, with the two sums that SVGD takes of them; each rank has those of its own particles."""
 
 import math
 from collections.abc import Callable
@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]
+from mcb.sharing import UNSHARED, Sharing
+
+Kernel = Callable[[Tensor, Sharing], tuple[Tensor, Tensor]]
 
 
-def squared_distances(particles: Float[Tensor, "P D"]) -> Float[Tensor, "P P"]:
+def squared_distances(rows: Float[Tensor, "share D"], particles: Float[Tensor, "P D"]) -> Float[Tensor, "share P"]:
     """Squared Euclidean distances, by differences: the expansion in inner products cancels for close particles."""
-    return (particles[:, None] - particles[None]).square().sum(-1)
+    return (rows[:, None] - particles[None]).square().sum(-1)
 
 
 def median_bandwidth(distances: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
@@ -29,19 +31,25 @@ def median_bandwidth(distances: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
     return torch.where(median > 0, median / math.log(num_particles), 1.0)
 
 
-def rbf(particles: Float[Tensor, "P D"]) -> tuple[Float[Tensor, "P P"], Float[Tensor, "P D"]]:
+def rbf(
+    particles: Float[Tensor, "P D"], sharing: Sharing = UNSHARED
+) -> tuple[Float[Tensor, "share P"], Float[Tensor, "share D"]]:
     r"""$k(z, z') = \exp(-|z - z'|^2 / h)$ and $\sum_j \nabla_{z_j} k(z_j, z_i)$, `h` the median bandwidth."""
-    distances = squared_distances(particles)
-    bandwidth = median_bandwidth(distances)
+    rows = sharing.share(particles)
+    distances = squared_distances(rows, particles)
+    bandwidth = median_bandwidth(sharing.gather(distances.detach(), particles.shape[0]))
     kernel = (-distances / bandwidth).exp()
-    repulsion = (kernel.sum(1, keepdim=True) * particles - kernel @ particles) * (2 / bandwidth)
+    repulsion = (kernel.sum(1, keepdim=True) * rows - kernel @ particles) * (2 / bandwidth)
     return kernel, repulsion
 
 
-def linear(particles: Float[Tensor, "P D"]) -> tuple[Float[Tensor, "P P"], Float[Tensor, "P D"]]:
+def linear(
+    particles: Float[Tensor, "P D"], sharing: Sharing = UNSHARED
+) -> tuple[Float[Tensor, "share P"], Float[Tensor, "share D"]]:
     r"""$k(z, z') = 1 + z^\top z'$ and $\sum_j \nabla_{z_j} k(z_j, z_i) = P z_i$.
 
     At the fixed points of SVGD with it the particles have exactly the mean and covariance of a Gaussian target (Liu &
     Wang 2018, section 3), given more particles than dimensions.
     """
-    return 1 + particles @ particles.T, particles.shape[0] * particles
+    rows = sharing.share(particles)
+    return 1 + rows @ particles.T, particles.shape[0] * rows

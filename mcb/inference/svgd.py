@@ -17,10 +17,10 @@ from mcb.types import Support
 
 
 def stein_direction(
-    particles: Float[Tensor, "P D"], scores: Float[Tensor, "P D"], kernel: Kernel
-) -> Float[Tensor, "P D"]:
+    particles: Float[Tensor, "P D"], scores: Float[Tensor, "P D"], kernel: Kernel, sharing: Sharing = UNSHARED
+) -> Float[Tensor, "share D"]:
     r"""$\phi(z_i) = \frac1P \sum_j [k(z_j, z_i) \nabla \log p(z_j) + \nabla_{z_j} k(z_j, z_i)]$ (their equation 8)."""
-    gram, repulsion = kernel(particles)
+    gram, repulsion = kernel(particles, sharing)
     return (gram @ scores + repulsion) / particles.shape[0]
 
 
@@ -31,15 +31,14 @@ def svgd(
     step_size: float,
     kernel: Kernel = rbf,
     sharing: Sharing = UNSHARED,
-) -> Float[Tensor, "P D"]:
-    """`num_steps` along the Stein direction; one particle ascends the gradient.
-
-    SharedByRanks that share the work compute the scores of their own particles and move all of them alike.
-    """
+) -> Float[Tensor, "share D"]:
+    """`num_steps` along the Stein direction; one particle ascends the gradient. A rank moves its own particles."""
+    moved = sharing.share(particles)
     for _ in range(num_steps):
-        scores = sharing.gather(vmap(grad(log_density))(sharing.share(particles)), particles.shape[0])
-        particles = particles + step_size * stein_direction(particles, scores, kernel)
-    return particles
+        scores = sharing.gather(vmap(grad(log_density))(moved), particles.shape[0])
+        everyone = sharing.gather(moved, particles.shape[0])
+        moved = moved + step_size * stein_direction(everyone, scores, kernel, sharing)
+    return moved
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class SVGD:
         start = vmap(prior.unwhiten)(problem.sharing.share(noise))
         evidence = prior_evidence(problem, support, start, self.num_particles)
         z = svgd(log_joint(problem, support), noise, self.num_steps, self.step_size, sharing=problem.sharing)
-        return ParticlePosterior(vmap(prior.unwhiten)(problem.sharing.share(z)), evidence)
+        return ParticlePosterior(vmap(prior.unwhiten)(z), evidence)
 
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
-from cluster.plan import OptimizerPlan, TrainingPlan
+from cluster.optimizer_plan import OptimizerPlan
+from cluster.plan import TrainingPlan
 from cluster.shards import ComputesMetaGradient, Shard, ShardReport
 from mcb.randomness import normals, uniforms
 from mcb.types import Task

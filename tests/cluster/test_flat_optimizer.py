@@ -8,7 +8,7 @@ from pytorch_optimizer import SOAP
 
 from cluster.errors import CheckpointError, UserError
 from cluster.optimizer import FlatOptimizer, gradient_norm, optimizer_class, require_optimizer
-from cluster.plan import OptimizerPlan
+from cluster.optimizer_plan import OptimizerPlan
 
 START = np.linspace(-1, 1, 30, dtype=np.float32)
 

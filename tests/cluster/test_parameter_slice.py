@@ -9,8 +9,8 @@ import torch
 
 from cluster.blocks import norm, slice_bounds, squared_sums
 from cluster.errors import UserError
+from cluster.optimizer_plan import OptimizerPlan
 from cluster.parameter_slice import ParameterSlice
-from cluster.plan import OptimizerPlan
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState, cut, join
 from cluster.update import Update

@@ -11,7 +11,8 @@ from server_bench import Bench
 
 from cluster.aggregation import AggregationPlan
 from cluster.errors import UserError
-from cluster.plan import OptimizerPlan, ServerPlan, StepRecord
+from cluster.optimizer_plan import OptimizerPlan
+from cluster.plan import ServerPlan, StepRecord
 from cluster.policies import SYNCHRONOUS, Asynchronous, ServerPolicy, Stale, num_useful_workers
 from cluster.training import run_meta_training
 

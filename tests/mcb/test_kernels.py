@@ -30,26 +30,26 @@ def on_a_line(*positions: float) -> Tensor:
     ],
 )
 def test_median_bandwidth_is_the_one_worked_out_by_hand(particles, expected):
-    assert median_bandwidth(squared_distances(particles)).item() == pytest.approx(expected, rel=1e-14)
+    assert median_bandwidth(squared_distances(particles, particles)).item() == pytest.approx(expected, rel=1e-14)
 
 
 def test_median_bandwidth_is_not_differentiated():
     particles = make_particles().requires_grad_()
-    assert not median_bandwidth(squared_distances(particles)).requires_grad
+    assert not median_bandwidth(squared_distances(particles, particles)).requires_grad
 
 
 def test_squared_distances_are_those_of_cdist_and_exact_for_close_particles():
     particles = make_particles()
-    torch.testing.assert_close(squared_distances(particles), torch.cdist(particles, particles).square())
+    torch.testing.assert_close(squared_distances(particles, particles), torch.cdist(particles, particles).square())
     close = on_a_line(1e6, 1e6 + 2**-10)
-    assert squared_distances(close)[0, 1].item() == 2**-20
+    assert squared_distances(close, close)[0, 1].item() == 2**-20
 
 
 @pytest.mark.parametrize("num_particles", [1, 2, 5])
 @pytest.mark.parametrize("kernel", [rbf, linear])
 def test_both_sums_are_those_of_the_definition(kernel, num_particles):
     particles = make_particles(num_particles)
-    bandwidth = median_bandwidth(squared_distances(particles))
+    bandwidth = median_bandwidth(squared_distances(particles, particles))
 
     def pair(z: Tensor, other: Tensor) -> Tensor:
         return 1 + z @ other if kernel is linear else (-(z - other).square().sum() / bandwidth).exp()

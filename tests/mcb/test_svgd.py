@@ -15,6 +15,7 @@ from mcb.inference.svgd import SVGD, stein_direction, svgd
 from mcb.likelihoods import Gaussian
 from mcb.networks.functional import BaseNetwork
 from mcb.priors import GaussianPrior, GeneratedPrior
+from mcb.sharing import Sharing
 from mcb.types import Support
 
 MEAN = torch.tensor([0.7, -1.2]).double()
@@ -63,7 +64,7 @@ def test_linear_kernel_finds_the_textbook_posterior_of_a_linear_model():
 @pytest.mark.parametrize("kernel", [rbf, linear])
 def test_direction_is_the_double_sum_of_the_definition(kernel):
     particles = draws(4)
-    bandwidth = median_bandwidth(squared_distances(particles))
+    bandwidth = median_bandwidth(squared_distances(particles, particles))
 
     def pair(z: Tensor, other: Tensor) -> Tensor:
         return 1 + z @ other if kernel is linear else (-(z - other).square().sum() / bandwidth).exp()
@@ -120,10 +121,10 @@ def test_gradient_through_the_steps_is_that_of_finite_differences():
 
 def test_gradient_through_the_rbf_kernel_is_that_at_a_frozen_bandwidth():
     particles = draws(4).requires_grad_()
-    bandwidth = median_bandwidth(squared_distances(particles)).item()
+    bandwidth = median_bandwidth(squared_distances(particles, particles)).item()
 
-    def frozen(z: Tensor) -> tuple[Tensor, Tensor]:
-        kernel = (-squared_distances(z) / bandwidth).exp()
+    def frozen(z: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
+        kernel = (-squared_distances(z, z) / bandwidth).exp()
         return kernel, (kernel[..., None] * (z[:, None] - z[None])).sum(1) * 2 / bandwidth
 
     slopes = [

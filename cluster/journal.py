@@ -1,0 +1,74 @@
+"""What a collective run writes down: its meta-steps, its checkpoints, why it failed; it stands beside the driver.
+
+The ranks may come and go with their machines; the checkpoint folder is the driver's, as under the server.
+"""
+
+from collections.abc import Sequence
+
+from cluster.checkpoint import Checkpoint, load_newest, save
+from cluster.errors import ClusterError
+from cluster.plan import ServerPlan, StepRecord
+from cluster.policies import may_replace_worker
+
+
+class Journal:
+    """A plain object; `cluster.collective` runs it as a Ray actor. It starts from the newest checkpoint on disk."""
+
+    def __init__(self, plan: ServerPlan) -> None:
+        self._plan = plan
+        self._newest = load_newest(plan.checkpoint_dir)
+        self._version = self._newest.version
+        self._records: list[StepRecord] = []
+        self._starts_since_step = 0
+        self._is_stopping = False
+        self._error: Exception | None = None
+
+    def begin(self) -> Checkpoint | None:
+        """What ranks that start, for the first time or after a death, go on from; None if the run is over."""
+        if self._starts_since_step and not may_replace_worker(self._starts_since_step, self._plan.num_workers):
+            self.fail(
+                ClusterError(
+                    f"the workers were started {self._starts_since_step} times since meta-step {self._version} and "
+                    "none was done in between: look for the cause in Ray's logs, then resume"
+                )
+            )
+        self._starts_since_step += 1
+        return None if self._is_stopping else self._newest
+
+    def add(self, records: Sequence[StepRecord]) -> bool:
+        """Take meta-steps in, each version once although ranks that start again repeat some; whether to stop now."""
+        for record in records:
+            if record.version > self._version:
+                self._version = record.version
+                self._records.append(record)
+                self._starts_since_step = 0
+        return self._is_stopping
+
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Write a checkpoint; whether to stop now, for instance because it could not be written."""
+        try:
+            save(checkpoint, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
+            self._newest = checkpoint
+        except Exception as error:
+            self.fail(error)
+        return self._is_stopping
+
+    def fail(self, error: Exception) -> None:
+        """End the run with an error, the first one if there are several."""
+        self._error = self._error or error
+        self._is_stopping = True
+
+    def stop(self) -> None:
+        """Ask the ranks to end after the meta-step at hand."""
+        self._is_stopping = True
+
+    def read(self, seen: int) -> list[StepRecord]:
+        """The meta-steps after version `seen`; those before are forgotten."""
+        self._records = [record for record in self._records if record.version > seen]
+        return self._records
+
+    def finish(self) -> Checkpoint:
+        """The last checkpoint, once the ranks have ended; raises what made the run fail."""
+        if self._error is not None:
+            raise self._error
+        return self._newest

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from cluster.aggregation import AggregationPlan
 from cluster.blocks import slice_bounds
 from cluster.errors import UserError, require_at_least
 from cluster.group_plan import GroupPlan
+from cluster.optimizer import require_optimizer
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
@@ -79,7 +80,7 @@ class TrainingPlan:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `UserError` for a value out of its range."""
+        """Raise `UserError` for a value out of its range; tell the optimiser the parameters' shapes."""
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
         require_at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
         require_at_least(0, num_workers=self.num_workers)
@@ -100,6 +101,9 @@ class TrainingPlan:
             )
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
+        require_optimizer(self.optimizer, self.aggregation.num_slices)
+        shapes = tuple(tuple(shape) for shape in self.parameter_shapes.values())
+        object.__setattr__(self, "optimizer", replace(self.optimizer, shapes=shapes))  # the class is frozen
         slice_bounds(len(self.parameters), self.aggregation.num_slices)
         if self.strategy == "collective":
             _require_defaults(self.aggregation)

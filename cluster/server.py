@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint, load_newest, save
+from cluster.code_version import require_code
 from cluster.plan import ServerPlan, StepRecord
 from cluster.server_state import ServerState
 from cluster.shards import Shard, ShardReport
@@ -42,11 +43,15 @@ class Server:
     It starts from the newest checkpoint of the plan's folder, which holds one from the run's beginning.
     """
 
-    def __init__(self, plan: ServerPlan) -> None:
+    def __init__(self, plan: ServerPlan, code: str) -> None:
+        """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
+        require_code(code)
         self._plan = plan
         start = load_newest(plan.checkpoint_dir)
         self._state = ServerState(plan, start)
-        self._vectors: Vectors = InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start)
+        self._vectors: Vectors = (
+            InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start, code)
+        )
         self._updating = asyncio.Lock()
         self._records: list[StepRecord] = []
         self._base_at: dict[str, int] = {}

@@ -10,13 +10,14 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoint import Checkpoint
+from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, last_line
 from cluster.placement import bundles, num_units, shortage, total
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.roster import Roster, Verdict
 from cluster.server import Progress, Server
-from cluster.unit import LoopEnd, Unit, last_line, start_unit
+from cluster.unit import LoopEnd, Unit, start_unit
 
 _POLL_S = 0.25  # how soon a signal is noticed
 _logger = logging.getLogger(__name__)
@@ -167,7 +168,8 @@ class Fleet:
         if self._roster.has_begun:
             self._ask(self._server.finish.remote(self._version))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        asked = shortage(self._plan, self._roster.num_placed, self._roster.num_needed, nodes, ray.available_resources())
+        free, roster = ray.available_resources(), self._roster
+        asked = shortage(self._plan, roster.num_placed, roster.num_needed, nodes, free, roster.has_begun)
         raise ClusterError(f"{asked} (waited {self._roster.short_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):
@@ -193,4 +195,5 @@ class Fleet:
 def start_server(plan: TrainingPlan) -> ActorHandle:
     """The server, on this node if it lasts: it reads the newest checkpoint of the plan's folder."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return cast(ActorHandle, ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server))
+    server = ray.remote(Server).options(num_cpus=0, scheduling_strategy=here)
+    return cast(ActorHandle, server.remote(plan.server, code_version()))

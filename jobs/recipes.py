@@ -27,7 +27,8 @@ def five_modes() -> Settings:
     """The flagship: a codebook, responsibilities from the evidence, an exact conjugate head; five families of curves.
 
     Two layers of features are shared by all modes and a third is generated for each, so a mode costs little and there
-    can be many; six of its features are rectified, since the families have kinks. SOAP needs half the tasks that Adam does.
+    can be many. Some of its features are rectified: smooth ones learn the place of a kink slowly. SOAP needs half the
+    tasks that Adam does.
     """
     return Settings(
         recipe="five-modes",

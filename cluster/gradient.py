@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cluster.denormals import flushed_denormals
 from cluster.errors import UserError
 from cluster.shards import Shard, ShardReport
 from mcb.objectives import MetaObjective, predictive_nll
@@ -112,6 +113,10 @@ class MetaGradient:
 
     def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
         """Report of `shard` at `parameters`; raises `UserError` naming the task whose data are not finite."""
+        with flushed_denormals():
+            return self._report(parameters, shard)
+
+    def _report(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
         started = time.perf_counter()
         self._flat.write(parameters)
         indices = torch.arange(shard.start, shard.stop)

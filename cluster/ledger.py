@@ -81,10 +81,6 @@ class ShardLedger:
             self._unfree(position)
         self._gathered.add(position)
 
-    def refuse(self, worker_id: str, shard: Shard) -> None:
-        """An open shard's gradient came and is of no use: the shard is free again unless another worker has it."""
-        self._let_go(worker_id, self._position(shard))
-
     def count(self, shards: Sequence[tuple[int, int]]) -> None:
         """The gathered shards with these versions and indices took part in an update."""
         self._gathered.difference_update(version * self._num_shards + index for version, index in shards)

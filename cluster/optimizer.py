@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cluster.blocks import norm, squared_sums
+from cluster.denormals import flushed_denormals
 from cluster.errors import CheckpointError, UserError
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.threads import threads
@@ -95,7 +96,7 @@ class FlatOptimizer:
             parameter.grad = piece
         for group in self._optimizer.param_groups:
             group["lr"] = self._plan.learning_rate_at(version, self._num_steps)
-        with threads(1):
+        with threads(1), flushed_denormals():
             self._optimizer.step()
 
 

@@ -7,6 +7,7 @@ from cluster.aggregation import WireType
 from cluster.code_version import require_code
 from cluster.group import LeadsGroup, connect, follow, leading, listen, process_group
 from cluster.group_plan import GroupPlan
+from cluster.memory import keep_freed_memory
 from cluster.threads import threads
 from cluster.worker import Worker
 
@@ -46,6 +47,7 @@ class Rank:
 
     def follow(self, rank: int, port: int) -> None:
         """As another rank, compute shares of the leader's shards until it dismisses the group; raises as `lead`."""
+        keep_freed_memory()
         plan = self._plan
         store = connect(port, plan.timeout_s)
         with (

@@ -103,8 +103,8 @@ class ServerState:
     def accept(self, worker_id: str, base: int, report: ShardReport) -> GradientKey | None:
         """Take a report of a gradient at parameters of `base` updates in: its key if it counts.
 
-        It does not if its shard is here already (a repeat), or if the policy refuses its staleness: then the shard is
-        computed anew.
+        It does not if its shard is here already (a repeat), or if the policy refuses its staleness: then the shard
+        stays the worker's until it asks for more, and is handed out anew.
         """
         if self.is_done:
             return None
@@ -118,7 +118,6 @@ class ServerState:
             return None
         if not self._policy.admits(self._num_updates + (self._under_way is not None) - base):
             self._tally.refused_pushes += 1
-            self._ledger.refuse(worker_id, shard)
             self._unused.append(key)
             return None
         self._ledger.gather(worker_id, shard, self._clock())

@@ -60,7 +60,8 @@ def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesi
         torch.manual_seed(fold_key(settings.seed, "initial"))
         encoder = _encoder(settings.encoder, source)
         likelihood = Gaussian(settings.likelihood.init_scale, settings.likelihood.min_scale)
-        mlp = MLP(source.x_size, source.y_size, settings.network.hidden, settings.network.activation)
+        shape = settings.network
+        mlp = MLP(source.x_size, source.y_size, shape.hidden, shape.activation, shape.num_rectified)
         network = BaseNetwork(mlp, settings.network.adapted, settings.network.conditional)
         embedding_size = None if encoder is None else encoder.embedding_size
         modes, code_size = _modes(settings.modes, len(source.mode_names), embedding_size)

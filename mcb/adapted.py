@@ -21,7 +21,10 @@ class WeighedModes(NamedTuple):
 
 
 class AdaptedTasks(NamedTuple):
-    """Adapted tasks. `generated` and `posterior` lead with (K, T) where codes are shared, else with (T, K)."""
+    """Adapted tasks; of a group, this rank's share of the modes.
+
+    Where codes are shared, `generated` leads with K and `posterior` with (K, T), else both with (T, K).
+    """
 
     generated: GeneratedPrior
     posterior: Any

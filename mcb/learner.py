@@ -1,4 +1,4 @@
-"""Mode-conditional Bayesian MAML: the composition, and the only place where the task axis is batched."""
+"""Mode-conditional Bayesian MAML: the composition; with `mode_axis` the only place where the task axis is batched."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nl
 from mcb.predictive import GaussianMixture
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
-from mcb.sharing import UNSHARED, Sharing, share_out
+from mcb.sharing import SharedAxes, Sharing, share_out
 from mcb.types import Support, Task
 
 
@@ -74,7 +74,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         self.modes: ModeDefinition = Embedding() if modes is None else modes
         self.inference: Inference = GradientDescent(num_particles=5) if inference is None else inference
         self.likelihood = Gaussian() if likelihood is None else likelihood
-        self._particles, self._axis = UNSHARED, ModeAxis(self.modes)
+        self._shared = SharedAxes()
         self.inference.check(self.model, self.likelihood)
         if self.modes.needs_embedding and task_encoder is None:
             raise ValueError(f"modes={type(self.modes).__name__} reads an embedding: give a task_encoder")
@@ -85,8 +85,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         All ranks of a group must then call `losses` alike, which gives all of them the same; for the meta-gradient see
         `mcb.sharing`. Raises ValueError for more ranks than particles and than modes.
         """
-        shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
-        self._particles, self._axis = shared.particles, ModeAxis(self.modes, shared.modes)
+        self._shared = share_out(sharing, self.inference.num_particles, self.modes.num_modes)
 
     def noise(self, key: int, indices: Int[Tensor, "T"]) -> Float[Tensor, "T P D"] | None:
         """The standard normal draws that the inference of tasks `indices` needs, a function of `key` and each index."""
@@ -209,6 +208,10 @@ class ModeConditionalBayesianMAML(nn.Module):
             history.append(loss.item())
         return history
 
+    @property
+    def _axis(self) -> ModeAxis:
+        return ModeAxis(self.modes, self._shared.modes)
+
     def _generate(self, support: Support, mode: Tensor, noise: Tensor | None) -> tuple[Tensor, GeneratedPrior]:
         """Every task's log gate `(T, K)`; the modes' priors, led by `K` where codes are shared, else by `(T, K)`."""
         if self.inference.needs_noise and noise is None:
@@ -238,7 +241,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         return vmap(self.task_encoder)(support.x, y, support.mask)
 
     def _problem(self, generated: GeneratedPrior) -> Problem:
-        return Problem(self.model, self.likelihood, generated, self._particles)
+        return Problem(self.model, self.likelihood, generated, self._shared.particles)
 
     def _adapt_one(self, generated: GeneratedPrior, _: None, support: Support, noise: Tensor | None) -> Any:
         return self.inference.adapt(self._problem(generated), support, noise)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 _TESTS = Path(__file__).parent
-_COMPILED = "linear_head_cpu"  # numba compiles plain functions alone
+_COMPILED = "linear_head_kernels"  # numba compiles plain functions alone
 
 
 def _checked_modules() -> list[str]:

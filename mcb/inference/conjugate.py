@@ -1,7 +1,8 @@
 r"""The exact posterior of a linear head with Gaussian prior and noise (Bishop 2006, section 3.3).
 
-With features $\phi$ of a mode, head prior $N(m, \mathrm{diag}\,v)$ and noise $\sigma^2$, everything follows from the
-Gram matrix $A = \Phi\,\mathrm{diag}(v)\,\Phi^\top + \sigma^2 I$ of the support set, S by S for any number of features.
+With features $\phi$ of a mode, head prior $N(m, \mathrm{diag}\,s^2)$ and noise $\sigma^2$, everything follows from the
+Gram matrix $A = \Phi\,\mathrm{diag}(s^2)\,\Phi^\top + \sigma^2 I$ of the support set, S by S for any number of
+features.
 """
 
 import math
@@ -14,16 +15,18 @@ from torch import Tensor
 from torch.func import vmap
 
 from mcb.inference.linear_head import ROUNDING, HeadAnswer, HeadPrior, answer
-from mcb.inference.problem import Answer, Components, Problem
+from mcb.inference.problem import Answer, Components, Problem, adapt_then_predict
 from mcb.likelihoods import Gaussian, Likelihood, check_num_outputs
 from mcb.networks.functional import BaseNetwork
 from mcb.types import Support
+
+_LARGEST_SUPPORT = 64  # points
 
 
 class ConjugatePosterior(NamedTuple):
     r"""The Gaussian posterior in the form that predictions need, for each output.
 
-    `design` is $\Phi\,\mathrm{diag}(\sqrt v)$ over the `H` features (a bias is one more, constant feature, kept apart),
+    `design` is $\Phi\,\mathrm{diag}(s)$ over the `H` features (a bias is one more, constant feature, kept apart),
     `precision` $A^{-1}$ and `weights` $A^{-1}(y - \Phi m)$, both zero at masked points.
     """
 
@@ -68,7 +71,8 @@ class Conjugate:
         residual = torch.where(support.mask, support.y.mT - predicted, 0).double()
         both = support.mask[:, None] & support.mask
         gram = torch.where(both, (design @ design.mT).double() + prior.bias_variance[:, None, None], 0)
-        rounding = ROUNDING * torch.finfo(self.gram_dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True).detach()
+        rounding = ROUNDING * torch.finfo(self.gram_dtype).eps * trace
         diagonal = torch.where(support.mask, _noise_variance(problem) + rounding, 1.0)
         factor = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal)).L
         precision = torch.where(both, torch.cholesky_inverse(factor), 0)
@@ -94,7 +98,12 @@ class Conjugate:
     def adapt_and_predict(
         self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None, x: Float[Tensor, "Q *x"]
     ) -> Answer:
-        """`predict` after `adapt` as one operation of `mcb.inference.linear_head`, in a fraction of the time."""
+        """`predict` after `adapt` as one operation of `mcb.inference.linear_head`, in a fraction of the time.
+
+        That is made for many small problems: large support sets, whose matrices would not fit a cache, take two steps.
+        """
+        if support.x.shape[0] > _LARGEST_SUPPORT:
+            return adapt_then_predict(self, problem, support, noise, x)
         features = problem.network.features(problem.generated.conditional, torch.cat([support.x, x]))
         noise_variance = _noise_variance(problem)
 

@@ -46,10 +46,11 @@ def answer(
     noise_variance: Float[Tensor, "*t"],
     gram_dtype: torch.dtype,
 ) -> HeadAnswer:
-    """One output's evidence and predictions, its Gram matrix formed in `gram_dtype` and inverted in float64.
+    """One output's evidence and predictions, formed in `gram_dtype`; its Gram matrix is inverted in float64.
 
     `features` are those of the `S` support points and then of the query points, `N = S + Q` in all.
-    It may be nested in any number of `vmap`s; it is differentiable once, in everything but the mask.
+    The rounding on the Gram matrix's diagonal is not differentiated. May be nested in any number of `vmap`s, inside and
+    outside of gradients; differentiable once, in everything but the mask, and raises where it is asked for more.
     """
     inputs = (*prior, features, y, noise_variance, mask, gram_dtype)
     return HeadAnswer(*cast("tuple[Tensor, ...]", _Answer.apply(*inputs))[:3])
@@ -61,39 +62,76 @@ class _Answer(torch.autograd.Function):
     @staticmethod
     def forward(mean, scale, bias_mean, bias_variance, features, y, noise_variance, mask, gram_dtype):
         leading = features.shape[:-2]
+        y, features = _without_masked(y, features, mask)
         inputs = _flat(len(leading), (mean, scale, bias_mean, bias_variance, features), gram_dtype)
         given = _flat(len(leading), (y, noise_variance, mask), torch.float64)
         rounding = ROUNDING * torch.finfo(gram_dtype).eps
         results = implementation(features.device).forward(inputs[:4], inputs[4], *given, rounding)
-        return tuple(result.view(*leading, *result.shape[1:]) for result in results)
+        return tuple(result.view((*leading, *result.shape[1:])) for result in results)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs[:5], *output[3:])
+        *differentiable, mask, ctx.gram_dtype = inputs
+        ctx.save_for_backward(*differentiable[:5], mask, *output[3:])
         ctx.mark_non_differentiable(*output[3:])
-        ctx.gram_dtype = inputs[-1]
 
     @staticmethod
     def backward(ctx, to_evidence, to_prediction, to_variance, *_):
-        *prior, features, precision, weights = ctx.saved_tensors
-        leading = features.shape[:-2]
-        inputs = _flat(len(leading), (*prior, features), ctx.gram_dtype)
-        given = _flat(len(leading), (precision, weights, to_evidence, to_prediction, to_variance), torch.float64)
-        gradients = implementation(features.device).backward(inputs[:4], inputs[4], *given)
-        return *(gradient.view(*leading, *gradient.shape[1:]) for gradient in gradients), None, None
+        gradients = _Gradients.apply(*ctx.saved_tensors, to_evidence, to_prediction, to_variance, ctx.gram_dtype)
+        return *cast("tuple[Tensor, ...]", gradients), None, None
 
     @staticmethod
     def vmap(info, in_dims: tuple[int | None, ...], *inputs: Any):
-        """Every tensor with the mapped axis in front, the unmapped ones expanded: `forward` takes any leading axes."""
-        batched = [
-            value
-            if not isinstance(value, Tensor)
-            else value.expand(info.batch_size, *value.shape)
-            if axis is None
-            else value.movedim(axis, 0)
-            for value, axis in zip(inputs, in_dims, strict=True)
-        ]
-        return _Answer.apply(*batched), (0,) * 5
+        return _Answer.apply(*_batched(info.batch_size, in_dims, inputs)), (0,) * 5
+
+
+class _Gradients(torch.autograd.Function):
+    """The derivative of `_Answer` as an operation of its own, so that it may be mapped too."""
+
+    @staticmethod
+    def forward(
+        mean, scale, bias_mean, bias_variance, features, mask, precision, weights,
+        to_evidence, to_prediction, to_variance, gram_dtype,
+    ):  # fmt: skip
+        leading = features.shape[:-2]
+        _, features = _without_masked(weights, features, mask)
+        inputs = _flat(len(leading), (mean, scale, bias_mean, bias_variance, features), gram_dtype)
+        given = _flat(len(leading), (precision, weights, to_evidence, to_prediction, to_variance), torch.float64)
+        gradients = implementation(features.device).backward(inputs[:4], inputs[4], *given)
+        return tuple(gradient.view((*leading, *gradient.shape[1:])) for gradient in gradients)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError("the exact head is differentiable once: use GradientDescent for second derivatives")
+
+    @staticmethod
+    def vmap(info, in_dims: tuple[int | None, ...], *inputs: Any):
+        return _Gradients.apply(*_batched(info.batch_size, in_dims, inputs)), (0,) * 7
+
+
+def _batched(size: int, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
+    """Every tensor with the mapped axis in front, the unmapped ones expanded: `forward` takes any leading axes."""
+    return [
+        value
+        if not isinstance(value, Tensor)
+        else value.expand(size, *value.shape)
+        if axis is None
+        else value.movedim(axis, 0)
+        for value, axis in zip(inputs, in_dims, strict=True)
+    ]
+
+
+def _without_masked(y: Tensor, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros where no point is, so that what stands there cannot spread as a number that is not finite."""
+    if mask.all():
+        return y, features
+    num_query = features.shape[-2] - mask.shape[-1]
+    present = torch.cat([mask, mask.new_ones(*mask.shape[:-1], num_query)], -1)
+    return torch.where(mask, y, 0), torch.where(present[..., None], features, 0)
 
 
 def _flat(num_leading: int, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -63,17 +63,18 @@ def build_share(inference: str, sharing: Sharing = UNSHARED) -> MetaGradient:
     return MetaGradient(learner, FakeSource(), 0)
 
 
-class KilledRank:
-    """A rank other than the leader whose process dies by SIGKILL at a shard of `version`, once for each `marker`."""
+class SignalledRank:
+    """Rank `victim` sends its own process a signal at a shard of `version`, once for each `marker`."""
 
-    def __init__(self, inference: str, version: int, marker: Path, victim: int, sharing: Sharing) -> None:
-        self.inner, self.version, self.marker = build_share(inference, sharing), version, marker
-        self.is_victim = sharing.rank == victim
+    def __init__(self, number: signal.Signals, version: int, marker: Path, victim: int, sharing: Sharing) -> None:
+        self.inner, self.version, self.marker = build_share("svgd", sharing), version, marker
+        self.number, self.is_victim = number, sharing.rank == victim
 
     def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
-        if self.is_victim and shard.version == self.version and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.is_victim and shard.version == self.version:
+            with suppress(FileExistsError):  # another group's victim was first
+                self.marker.touch(exist_ok=False)
+                os.kill(os.getpid(), self.number)
         return self.inner(parameters, shard)
 
 
@@ -103,10 +104,12 @@ def group_plan_of(
     )
 
 
-def with_ranks(plan: TrainingPlan, build: Callable[[Sharing], ComputesMetaGradient]) -> TrainingPlan:
+def with_ranks(
+    plan: TrainingPlan, build: Callable[[Sharing], ComputesMetaGradient], timeout_s: float = 300.0
+) -> TrainingPlan:
     """The plan with another computation in its ranks."""
     assert plan.group is not None
-    return replace(plan, group=replace(plan.group, build_share=build))
+    return replace(plan, group=replace(plan.group, build_share=build, timeout_s=timeout_s))
 
 
 def double_gradient(inference: str, sharing: Sharing = UNSHARED) -> torch.Tensor:

@@ -56,13 +56,6 @@ def test_a_shard_is_open_from_the_hour_it_is_handed_out_until_its_gradient_is_he
     assert ledger.take("b", 1, 4, 0.0) == (SHARDS[1],)
 
 
-def test_a_refused_gradients_shard_is_computed_anew():
-    ledger = ledger_at()
-    ledger.take("a", 2, 4, 0.0)
-    ledger.refuse("a", SHARDS[1])
-    assert ledger.take("b", 1, 4, 0.0) == (SHARDS[1],)
-
-
 def test_another_ledger_goes_on_with_all_that_took_part_in_no_update():
     ledger = ledger_at()
     ledger.take("a", 6, 8, 0.0)

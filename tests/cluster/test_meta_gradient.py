@@ -5,6 +5,7 @@ from fake_learner import FakeLearner, FakeSource
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from cluster.denormals import flushed_denormals
 from cluster.errors import UserError
 from cluster.gradient import FlatParameters, MetaGradient, initial_parameters, parameter_shapes
 from cluster.shards import plan
@@ -88,3 +89,10 @@ def test_parameters_survive_the_flat_vector_and_back():
     np.testing.assert_array_equal(parameters_to_vector(learner.parameters()).detach(), changed)
     with pytest.raises(UserError, match="does not fit"):
         FlatParameters(learner).write(vector[1:])
+
+
+def test_denormals_are_flushed_inside_the_block_alone():
+    smallest = torch.tensor([1e-38])
+    with flushed_denormals():
+        assert (smallest * 0.5).item() == 0
+    assert (smallest * 0.5).item() > 0

@@ -10,11 +10,14 @@ from fake_learner import training_plan
 from server_bench import Bench
 
 from cluster.aggregation import AggregationPlan
-from cluster.errors import UserError
+from cluster.checkpoint import save
+from cluster.errors import CheckpointError, UserError
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import ServerPlan, StepRecord
 from cluster.policies import SYNCHRONOUS, Asynchronous, ServerPolicy, Stale, num_useful_workers
+from cluster.shards import GradientKey
 from cluster.training import run_meta_training
+from cluster.update import Made
 
 POLICIES: list[ServerPolicy] = [Stale(1), Stale(3), Asynchronous()]
 
@@ -76,6 +79,19 @@ def test_a_resumed_run_computes_what_is_open_and_nothing_twice(policy: ServerPol
     assert second.checkpoint().open_shards is None
 
 
+def test_a_run_with_several_meta_batches_open_is_not_resumed_as_a_synchronous_one(tmp_path: Path):
+    bench = Bench(server_plan(Stale(1)))
+    bench.work("slow")
+    bench.step("fast")
+    assert bench.checkpoint().open_shards is not None
+    save(bench.checkpoint(), tmp_path, keep=1)
+    plan = training_plan(tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="meta-step 1 is of a stale or asynchronous run"):
+        run_meta_training(plan, lambda record: None, lambda: False)
+    stale = replace(plan, aggregation=AggregationPlan(Stale(1)))
+    assert run_meta_training(stale, lambda record: None, lambda: False).num_tasks == 120
+
+
 def test_a_gradient_older_than_the_bound_is_refused_counted_and_computed_anew():
     bench = Bench(server_plan(Stale(1), num_workers=2))
     base, (late,) = bench.work("slow")
@@ -89,6 +105,23 @@ def test_a_gradient_older_than_the_bound_is_refused_counted_and_computed_anew():
     last = bench.step("fast")
     assert last.refused_pushes == 1 and last.staleness_max <= 1
     assert late.shard.index in [key.index for key in bench.counted if key.version == 0]
+
+
+def test_staleness_counts_the_update_under_way_and_what_is_refused_is_forgotten():
+    bench = Bench(server_plan(Stale(1), num_workers=2))
+    base, (late,) = bench.work("slow")
+    bench.step("fast")
+    while (update := bench.state.next_update()) is None:
+        their_base, reports = bench.work("fast")
+        for report in reports:
+            bench.state.accept("fast", their_base, report)
+    assert bench.state.accept("slow", base, late) is None
+    bench.state.finish_update(Made(1.0, None))
+    while (following := bench.state.next_update()) is None:
+        their_base, reports = bench.work("fast")
+        for report in reports:
+            bench.state.accept("fast", their_base, report)
+    assert update.unused == () and following.unused == (GradientKey(0, late.shard.index, base),)
 
 
 def test_nobody_waits_for_a_slow_worker_until_the_bound_is_reached():

@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from group_learner import FailingRank, KilledRank, group_plan_of, with_ranks
+from chaos import Killer, planned
+from group_learner import FailingRank, SignalledRank, group_plan_of, with_ranks
 from victims import victims
 
 from cluster.errors import ClusterError
@@ -47,9 +49,32 @@ def test_a_group_that_loses_a_rank_is_replaced_and_the_bits_stay(
     ray_cluster: None, tmp_path: Path, expected: str, victim: int, caplog: pytest.LogCaptureFixture
 ):
     marker = tmp_path / "killed"
-    plan = with_ranks(group_plan_of(tmp_path / "run", num_workers=2), partial(KilledRank, "svgd", 4, marker, victim))
+    build = partial(SignalledRank, signal.SIGKILL, 4, marker, victim)
+    plan = with_ranks(group_plan_of(tmp_path / "run", num_workers=2), build)
     assert run_meta_training(plan, ignore, never).params_sha256 == expected
     assert marker.exists() and caplog.text.count("another takes its place") == 1
+
+
+@pytest.mark.slow
+def test_a_group_with_a_rank_that_hangs_is_replaced_and_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
+    marker = tmp_path / "stopped"
+    build = partial(SignalledRank, signal.SIGSTOP, 4, marker, 1)
+    plan = with_ranks(group_plan_of(tmp_path / "run", num_workers=1), build, timeout_s=20.0)
+    assert run_meta_training(plan, ignore, never).params_sha256 == expected
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_ranks_and_server_die_at_random_and_no_bit_changes(ray_cluster: None, tmp_path: Path, expected: str, seed: int):
+    killer = Killer(planned(seed, 8, 3, ("rank", "rank", "server")), {})
+    versions: list[int] = []
+
+    def on_step(record: StepRecord) -> None:
+        versions.append(record.version)
+        killer.after(record.version)
+
+    assert run_meta_training(group_plan_of(tmp_path, num_workers=2), on_step, never).params_sha256 == expected
+    assert len(killer.done) == 3 and versions == list(range(1, 9))
 
 
 def test_a_group_joins_the_server_that_replaces_a_killed_one(ray_cluster: None, tmp_path: Path, expected: str):

@@ -73,9 +73,9 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
         ("--likelihood.min-scale=2", "init_scale=0.5"),
         ("--tasks.families=linear,linear", "each once"),
         ("--optimizer.name=adm", "adm"),
-        ("--optimizer.momentum=0.5", "'adam' has no option momentum"),
+        ("--optimizer.momentum=0.5", "'soap' has no option momentum"),
         ("--optimizer.betas=0.9", "must be two numbers"),
-        ("--cluster.num-slices=1000", r"num_slices=1000 must lie in 1\.\."),
+        ("--cluster.num-slices=1000", "num_slices=1000 must be 1"),
         ("--train.num-shards=11", "num_shards=11 must lie in 1..meta_batch=10"),
     ],
 )
@@ -88,12 +88,14 @@ def test_what_the_server_is_told_reaches_its_plan(tmp_path):
     words = (
         "--cluster.policy.kind=stale --cluster.policy.bound=3 --cluster.num-slices=2 --cluster.gradient-wire=bfloat16"
     )
-    words += " --cluster.straggler-factor=none --optimizer.betas 0.5 0.6 --optimizer.average-decay=0.9"
+    words += (
+        " --cluster.straggler-factor=none --optimizer.name=adam --optimizer.betas 0.5 0.6 --optimizer.average-decay=0.9"
+    )
     plan = build_plan(tiny("five-modes", *words.split()), tmp_path, "", resume=False)
     assert plan.aggregation == AggregationPlan(Stale(3), 2, "bfloat16", "float32", None)
     assert plan.optimizer.options == {"betas": (0.5, 0.6)} and plan.optimizer.average_decay == 0.9
     default = build_plan(tiny(), tmp_path, "", resume=False)
-    assert default.aggregation == AggregationPlan() and default.optimizer.options == {}
+    assert default.aggregation == AggregationPlan() and default.optimizer.options == {"betas": (0.9, 0.99)}
     asynchronous = build_plan(tiny("five-modes", "--cluster.policy.kind=async"), tmp_path, "", resume=False)
     assert asynchronous.aggregation.policy == Asynchronous()
 

@@ -1,12 +1,14 @@
 """The hand-made derivatives of the linear head against finite differences and against autograd through torch.linalg."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
-from torch.func import vmap
+from torch.func import grad, vmap
 
-from mcb.inference import linear_head, linear_head_cpu, linear_head_torch
+from mcb.inference import linear_head, linear_head_cpu, linear_head_kernels, linear_head_torch
 from mcb.inference.linear_head import HeadPrior, answer
 
 S, Q, H = 4, 3, 5
@@ -76,11 +78,53 @@ def test_values_and_gradients_are_those_of_autograd_through_linalg():
     )
 
 
-def test_more_problems_than_lanes_are_each_as_alone():
-    leaves, count = inputs(2 * linear_head_cpu.LANES + 3), 2 * linear_head_cpu.LANES + 3
+def total(results: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([result.cos().sum() for result in results]).sum()
+
+
+def test_more_problems_than_lanes_are_each_as_alone_in_values_and_gradients():
+    count = 2 * linear_head_kernels.LANES + 3
+    leaves = [leaf.requires_grad_() for leaf in inputs(count)]
     together = fast(mask(count))(*leaves)
     alone = [fast(mask(1))(*(leaf[row : row + 1] for leaf in leaves)) for row in range(count)]
-    torch.testing.assert_close(together, tuple(torch.cat(results) for results in zip(*alone, strict=True)))
+    expected = tuple(torch.cat(results) for results in zip(*alone, strict=True))
+    torch.testing.assert_close(together, expected)
+    weights = [draws(*result.shape, seed=8) for result in expected]
+    torch.testing.assert_close(
+        torch.autograd.grad(together, leaves, weights), torch.autograd.grad(expected, leaves, weights)
+    )
+
+
+def test_a_single_problem_needs_no_leading_axis():
+    torch.testing.assert_close(fast(mask())(*inputs()), tuple(result[0] for result in fast(mask(1))(*inputs(1))))
+
+
+@pytest.mark.parametrize("what", [math.nan, math.inf, 1e200])
+def test_what_stands_in_a_masked_place_never_reaches_a_value_or_a_gradient(what):
+    leaves = inputs(2)
+    garbage = [leaf.clone() for leaf in leaves]
+    garbage[4][:, 2], garbage[5][:, 2] = what, what
+    results = [fast(mask(2))(*(leaf.requires_grad_() for leaf in given)) for given in (leaves, garbage)]
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    gradients = [
+        torch.autograd.grad(total(result), given) for result, given in zip(results, (leaves, garbage), strict=True)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_gradients_may_be_taken_inside_vmap():
+    leaves = inputs(3)
+    inside = vmap(grad(lambda *one: total(fast(mask())(*one)), argnums=tuple(range(len(leaves)))))(*leaves)
+    tracked = [leaf.clone().requires_grad_() for leaf in leaves]
+    outside = torch.autograd.grad(total(fast(mask(3))(*tracked)), tracked)
+    torch.testing.assert_close(inside, outside)
+
+
+def test_a_second_derivative_is_refused():
+    leaves = [leaf.requires_grad_() for leaf in inputs(1)]
+    slope = torch.autograd.grad(fast(mask(1))(*leaves)[0].sum(), leaves[4], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        slope.square().sum().backward()
 
 
 def test_derivatives_of_every_output_in_every_input_are_finite_differences_with_a_masked_point():
@@ -135,3 +179,9 @@ def test_no_support_points_leave_the_prior():
     torch.testing.assert_close(prediction, torch.einsum("bqh,bh->bq", query_features, mean) + bias_mean[:, None])
     spread = torch.einsum("bqh,bh->bq", query_features.square(), scale.square()) + bias_variance[:, None]
     torch.testing.assert_close(variance, spread)
+
+
+def test_the_compiled_form_is_for_cpus_and_tensor_operations_for_every_other_device(monkeypatch):
+    monkeypatch.undo()
+    assert linear_head.implementation(torch.device("cpu")) is linear_head_cpu
+    assert linear_head.implementation(torch.device("cuda")) is linear_head_torch

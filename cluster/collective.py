@@ -22,7 +22,11 @@ from cluster.trainer import Trainer
 _POLL_S = 0.25  # how soon a signal is noticed and a meta-step shown
 _STOP_S = 60.0  # how long ranks that were asked to stop may take over their meta-step
 # Read by Ray Train alone. Ranks stay in the driver's folder, so that relative paths of data mean the same there.
-_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # for a place; then fewer ranks are tried
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
 
 
 def train_collectively(

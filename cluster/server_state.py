@@ -87,7 +87,7 @@ class ServerState:
         if self._step_started is None:
             self._step_started = now
         self._ledger.release(worker_id)
-        num = num_to_assign(self._ledger.num_free(self._end), self._plan.num_workers)
+        num = num_to_assign(self._ledger.num_free(self._end), self._plan.max_workers)
         taken = self._ledger.take(worker_id, num if self._updates_per_step == 1 else min(num, 1), self._end, now)
         return taken or self._ledger.take_over(worker_id, self._plan.aggregation.straggler_factor, now)
 

@@ -26,7 +26,7 @@ class ServerPlan:
     num_steps: int
     meta_batch: int
     num_shards: int
-    num_workers: int
+    max_workers: int
     optimizer: OptimizerPlan
     aggregation: AggregationPlan
     parameter_shapes: Mapping[str, tuple[int, ...]]
@@ -34,6 +34,11 @@ class ServerPlan:
     checkpoint_every: int
     checkpoint_keep: int
     settings_yaml: str
+
+    @property
+    def max_calls(self) -> int:
+        """Questions that the server has room for at once: two of every worker, for dead ones', and the driver's."""
+        return 2 * self.max_workers + 100
 
     @property
     def num_parameters(self) -> int:
@@ -142,7 +147,7 @@ class TrainingPlan:
             num_steps=self.num_steps,
             meta_batch=self.meta_batch,
             num_shards=self.num_shards,
-            num_workers=self.num_workers,
+            max_workers=self.max_workers,
             optimizer=self.optimizer,
             aggregation=self.aggregation,
             parameter_shapes=self.parameter_shapes,

@@ -17,7 +17,7 @@ from cluster.vectors import InServer, Published, Vectors
 
 
 class Assignment(NamedTuple):
-    """Shards for a worker, none when the run is over, to be computed at parameters that saw `base` updates.
+    """Shards for a worker, none when it is to end, to be computed at parameters that saw `base` updates.
 
     The parameters, as they travel, come if they changed since the worker's last assignment: the vector itself or a
     list of references to it (a bare reference would be fetched before the reply is). `slices` come with a worker's
@@ -58,18 +58,19 @@ class Server:
         self._changed = asyncio.Event()
         self._stopped = False
         self._error: Exception | None = None
-        self._saved = self._state.version
+        self._saved = self._state.num_updates
         self._saving: asyncio.Task[None] | None = None
 
     async def exchange(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
         """Take a worker's reports in, computed after `base` updates; answer with its next assignment once there is one.
 
+        An assignment without shards is the last: the run is over, or the worker was taken for dead.
         A worker that has more to report does so before it asks: what it holds and does not report is given to others.
         """
         await self._vectors.start()
         await self._take_in(worker_id, base, reports)
         asked_at = time.perf_counter()
-        while not self._is_over:
+        while not self._is_over and not self._state.is_released(worker_id):
             shards = self._state.assign(worker_id)
             if shards:
                 self._state.waited(time.perf_counter() - asked_at)
@@ -104,7 +105,7 @@ class Server:
             if error is not None:
                 raise error
             last = self._state.checkpoint(await self._vectors.state())
-        if self._state.version != self._saved:
+        if self._state.num_updates != self._saved:
             await asyncio.to_thread(save, last, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         return self._records_after(seen), last
 
@@ -132,9 +133,16 @@ class Server:
             self._records.append(record)
             self._notify()
             if self._state.is_checkpoint_due:
-                self._saved = self._state.version
-                checkpoint = self._state.checkpoint(await self._vectors.state())
-                self._saving = asyncio.ensure_future(self._save(checkpoint, self._saving))
+                await self._begin_saving()
+
+    async def _begin_saving(self) -> None:
+        """Write a checkpoint while the run goes on, but wait for the one before it: there is one copy at most."""
+        if self._saving is not None:
+            await self._saving
+        if self._error is None:
+            self._saved = self._state.num_updates
+            checkpoint = self._state.checkpoint(await self._vectors.state())
+            self._saving = asyncio.ensure_future(self._save(checkpoint))
 
     def _records_after(self, seen: int) -> list[StepRecord]:
         self._records = [record for record in self._records if record.version > seen]
@@ -162,10 +170,8 @@ class Server:
         self._state.sent_parameters()
         return Assignment(shards, base, self._vectors.published, slices)
 
-    async def _save(self, checkpoint: Checkpoint, previous: asyncio.Task[None] | None) -> None:
-        """Write one checkpoint after the one before it; a failure ends the run."""
-        if previous is not None:
-            await previous
+    async def _save(self, checkpoint: Checkpoint) -> None:
+        """Write one checkpoint; a failure ends the run."""
         try:
             await asyncio.to_thread(save, checkpoint, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         except Exception as error:

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
-from cluster.errors import CheckpointError, ClusterError, last_line
+from cluster.errors import ClusterError, last_line
 from cluster.journal import Journal
 from cluster.placement import bundles, num_places, shortage
 from cluster.plan import StepRecord, TrainingPlan
@@ -41,11 +41,6 @@ def train_collectively(
     `after_ray_starts` is called once Ray has taken the process's signal handlers. Raises `UserError` and what the
     computation raises on any rank.
     """
-    if start.open_shards is not None:
-        raise CheckpointError(
-            f"the checkpoint of meta-step {start.version} stands in the midst of a meta-batch, as cluster.policy stale "
-            "and async leave it: go on with --cluster.strategy server"
-        )
     with ray_cluster(plan.checkpoint_dir, plan.max_workers * plan.threads_per_worker, len(plan.parameters)):
         after_ray_starts()
         if should_stop():

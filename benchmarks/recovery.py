@@ -89,4 +89,5 @@ def _placed(settings: Settings, scenario: Scenario) -> Settings:
     machines = {"num_workers": scenario.num_workers, "num_slices": scenario.num_slices}
     cluster = settings.cluster.model_copy(update=machines)
     train = settings.train.model_copy(update={"num_steps": 10 * KILL_AT, "num_shards": 4, "checkpoint_every": 5})
-    return settings.model_copy(update={"cluster": cluster, "train": train})
+    optimizer = settings.optimizer.model_copy(update={"name": "adam"})  # one that slices can share out
+    return settings.model_copy(update={"cluster": cluster, "train": train, "optimizer": optimizer})

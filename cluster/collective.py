@@ -13,17 +13,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
-from cluster.errors import CheckpointError, ClusterError
+from cluster.errors import CheckpointError, ClusterError, last_line
 from cluster.journal import Journal
 from cluster.placement import bundles, num_places, shortage
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.trainer import Trainer
-from cluster.unit import last_line
 
 _POLL_S = 0.25  # how soon a signal is noticed and a meta-step shown
 _STOP_S = 60.0  # how long ranks that were asked to stop may take over their meta-step
 # Read by Ray Train alone. Ranks stay in the driver's folder, so that relative paths of data mean the same there.
-_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # for a place; then fewer ranks are tried
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
 
 
 def train_collectively(
@@ -118,7 +121,7 @@ class CollectiveRun:
             self._has_room_at = now
         elif now - self._has_room_at > self._plan.regrow_timeout_s:
             free = ray.available_resources()
-            asked = shortage(self._plan, num_placed, self._plan.min_to_go_on, nodes, free)
+            asked = shortage(self._plan, num_placed, self._plan.min_to_go_on, nodes, free, has_begun=True)
             raise ClusterError(f"{asked} (waited {self._plan.regrow_timeout_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):

@@ -81,10 +81,6 @@ class ShardLedger:
             self._unfree(position)
         self._gathered.add(position)
 
-    def refuse(self, worker_id: str, shard: Shard) -> None:
-        """An open shard's gradient came and is of no use: the shard is free again unless another worker has it."""
-        self._let_go(worker_id, self._position(shard))
-
     def count(self, shards: Sequence[tuple[int, int]]) -> None:
         """The gathered shards with these versions and indices took part in an update."""
         self._gathered.difference_update(version * self._num_shards + index for version, index in shards)
@@ -99,6 +95,11 @@ class ShardLedger:
         while pending and pending[-1] == front - 1:
             front = pending.pop()
         return OpenShards(front, tuple(pending))
+
+    @property
+    def first_open_version(self) -> int:
+        """The first meta-batch with a shard that took part in no update."""
+        return min([self._front, *self._free, *self._held, *self._gathered]) // self._num_shards
 
     def take_over(self, worker_id: str, factor: float | None, now: float) -> tuple[Shard, ...]:
         """Give the shard that another worker has had for too long to an idle worker as well; none if there is none."""

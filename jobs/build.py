@@ -8,7 +8,6 @@ import torch
 from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
 from cluster.group_plan import GroupPlan
-from cluster.optimizer import require_optimizer
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import TrainingPlan
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
@@ -60,7 +59,8 @@ def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesi
         torch.manual_seed(fold_key(settings.seed, "initial"))
         encoder = _encoder(settings.encoder, source)
         likelihood = Gaussian(settings.likelihood.init_scale, settings.likelihood.min_scale)
-        mlp = MLP(source.x_size, source.y_size, settings.network.hidden, settings.network.activation)
+        shape = settings.network
+        mlp = MLP(source.x_size, source.y_size, shape.hidden, shape.activation, shape.num_rectified)
         network = BaseNetwork(mlp, settings.network.adapted, settings.network.conditional)
         embedding_size = None if encoder is None else encoder.embedding_size
         modes, code_size = _modes(settings.modes, len(source.mode_names), embedding_size)
@@ -126,9 +126,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         betas=_betas(optimizer.betas),
         epsilon=optimizer.epsilon,
         average_decay=optimizer.average_decay,
-        shapes=tuple(parameter_shapes(learner).values()),
     )
-    require_optimizer(plan, cluster.num_slices)
     return TrainingPlan(
         build_gradient=build_gradient,
         parameters=initial_parameters(learner),

@@ -78,6 +78,6 @@ class TrainingProgress:
         self._bar.update(self._task, completed=record.version, scores=scores)
         if not self._console.is_terminal and (now >= self._line_at or record.version == self._num_steps):
             self._line_at = now + _LINE_EVERY_S
-            left = (self._num_steps - record.version) * self._step_s.value
-            text = f"step {record.version}/{self._num_steps}  {scores}  {left // 60:.0f}:{left % 60:02.0f} left"
+            left = round((self._num_steps - record.version) * self._step_s.value)
+            text = f"step {record.version}/{self._num_steps}  {scores}  {left // 60}:{left % 60:02} left"
             self._console.print(text, soft_wrap=True)

@@ -131,6 +131,10 @@ class Network(Section):
 
     hidden: Sizes = (40, 40, 16)
     activation: Annotated[Literal["tanh", "relu", "silu"], Field(description="of the hidden layers")] = "tanh"
+    num_rectified: Annotated[
+        int,
+        Field(ge=0, le=65_536, description="features that are ReLU whatever the activation, 0..65536"),
+    ] = 0
     adapted: Annotated[str, Field(description="parameters that a task adapts: all, head, or a regular expression")] = (
         "head"
     )

@@ -17,35 +17,52 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MLP(nn.Module):
     """`head(features(x))` with `features` a stack of linear layers, each followed by the activation.
 
-    The last entry of `hidden` is the number of features. The biases of the first layer are drawn over the width of the
-    inputs' usual range, so that the kinks of its units start spread over the inputs and not all at the origin.
+    The last entry of `hidden` is the number of features, of which the last `num_rectified` are rectified linear
+    whatever the activation: beside smooth features, each can put a kink where a linear function of the layer below
+    crosses zero. The biases of the first layer are drawn over the width of the inputs' usual range, so that its units
+    start spread over the inputs and not all at the origin.
+
+    Raises `ValueError` for no layer, an unknown activation or more rectified features than features.
 
     >>> MLP(1, 1, hidden=(8, 4))(torch.zeros(5, 1)).shape
     torch.Size([5, 1])
     """
 
     def __init__(
-        self, x_size: int, y_size: int, hidden: Sequence[int] = (40, 40, 16), activation: str = "tanh"
+        self,
+        x_size: int,
+        y_size: int,
+        hidden: Sequence[int] = (40, 40, 16),
+        activation: str = "tanh",
+        num_rectified: int = 0,
     ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("hidden=() must name at least one layer: its last entry is the number of features")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation!r} must be one of {', '.join(ACTIVATIONS)}")
+        if not 0 <= num_rectified <= hidden[-1]:
+            raise ValueError(f"num_rectified={num_rectified} must lie in 0..{hidden[-1]}, the number of features")
         sizes = [x_size, *hidden]
         layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)]
         self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(sizes[-1], y_size)
         self.activation = ACTIVATIONS[activation]
+        self.num_rectified = num_rectified
         for layer in layers:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             nn.init.normal_(layer.bias, std=2.0 if layer is layers[0] else 0.1)
 
     def features(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N H"]:
         """What the head is linear in."""
-        for layer in self.layers:
+        *below, last = self.layers
+        for layer in below:
             x = self.activation(layer(x))
-        return x
+        x = last(x)
+        if not self.num_rectified:
+            return self.activation(x)
+        smooth, rectified = x.tensor_split((-self.num_rectified,), dim=-1)
+        return torch.cat([self.activation(smooth), torch.relu(rectified)], dim=-1)
 
     def forward(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N O"]:
         """Predictions of `N` points."""

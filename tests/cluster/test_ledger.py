@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.ledger import OpenShards, ShardLedger
-from cluster.policies import MAX_ASSIGNED, may_replace_worker, num_to_assign
+from cluster.policies import MAX_ASSIGNED, Deaths, num_to_assign
 from cluster.shards import Shard, plan
 
 SHARDS = plan(version=0, num_tasks=8, num_shards=4)
@@ -53,13 +53,6 @@ def test_a_shard_is_open_from_the_hour_it_is_handed_out_until_its_gradient_is_he
     ledger.release("a")
     gather(ledger, "a", SHARDS[0])
     assert not ledger.is_open(SHARDS[0])
-    assert ledger.take("b", 1, 4, 0.0) == (SHARDS[1],)
-
-
-def test_a_refused_gradients_shard_is_computed_anew():
-    ledger = ledger_at()
-    ledger.take("a", 2, 4, 0.0)
-    ledger.refuse("a", SHARDS[1])
     assert ledger.take("b", 1, 4, 0.0) == (SHARDS[1],)
 
 
@@ -125,5 +118,5 @@ def test_an_only_worker_takes_a_step_in_few_messages_and_others_share():
 
 
 def test_workers_that_keep_dying_are_not_replaced_for_ever():
-    assert may_replace_worker(deaths_since_step=6, num_workers=2)
-    assert not may_replace_worker(deaths_since_step=7, num_workers=2)
+    assert Deaths(6, 6).may_replace(num_workers=2)
+    assert not Deaths(7, 7).may_replace(num_workers=2)

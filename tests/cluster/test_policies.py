@@ -10,11 +10,14 @@ from fake_learner import training_plan
 from server_bench import Bench
 
 from cluster.aggregation import AggregationPlan
-from cluster.errors import UserError
+from cluster.checkpoint import save
+from cluster.errors import CheckpointError, UserError
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import ServerPlan, StepRecord
 from cluster.policies import SYNCHRONOUS, Asynchronous, ServerPolicy, Stale, num_useful_workers
+from cluster.shards import GradientKey
 from cluster.training import run_meta_training
+from cluster.update import Made
 
 POLICIES: list[ServerPolicy] = [Stale(1), Stale(3), Asynchronous()]
 
@@ -76,6 +79,19 @@ def test_a_resumed_run_computes_what_is_open_and_nothing_twice(policy: ServerPol
     assert second.checkpoint().open_shards is None
 
 
+def test_a_run_with_several_meta_batches_open_is_not_resumed_as_a_synchronous_one(tmp_path: Path):
+    bench = Bench(server_plan(Stale(1)))
+    bench.work("slow")
+    bench.step("fast")
+    assert bench.checkpoint().open_shards is not None
+    save(bench.checkpoint(), tmp_path, keep=1)
+    plan = training_plan(tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="meta-step 1 is of a stale or asynchronous run"):
+        run_meta_training(plan, lambda record: None, lambda: False)
+    stale = replace(plan, aggregation=AggregationPlan(Stale(1)))
+    assert run_meta_training(stale, lambda record: None, lambda: False).num_tasks == 120
+
+
 def test_a_gradient_older_than_the_bound_is_refused_counted_and_computed_anew():
     bench = Bench(server_plan(Stale(1), num_workers=2))
     base, (late,) = bench.work("slow")
@@ -89,6 +105,65 @@ def test_a_gradient_older_than_the_bound_is_refused_counted_and_computed_anew():
     last = bench.step("fast")
     assert last.refused_pushes == 1 and last.staleness_max <= 1
     assert late.shard.index in [key.index for key in bench.counted if key.version == 0]
+
+
+def test_staleness_counts_the_update_under_way_and_what_is_refused_is_forgotten():
+    bench = Bench(server_plan(Stale(1), num_workers=2))
+    base, (late,) = bench.work("slow")
+    bench.step("fast")
+    while (update := bench.state.next_update()) is None:
+        their_base, reports = bench.work("fast")
+        for report in reports:
+            bench.state.accept("fast", their_base, report)
+    assert bench.state.accept("slow", base, late) is None
+    bench.state.finish_update(Made(1.0, None))
+    while (following := bench.state.next_update()) is None:
+        their_base, reports = bench.work("fast")
+        for report in reports:
+            bench.state.accept("fast", their_base, report)
+    assert update.unused == () and following.unused == (GradientKey(0, late.shard.index, base),)
+
+
+def in_slices(bench: Bench, seed: int) -> list[int]:
+    """Three workers of random speed and updates that take a while, as with slices; the staleness of what counted."""
+    draw = random.Random(seed)
+    staleness: list[int] = []
+    in_hand = {name: bench.work(name) for name in "abc"}
+    update = None
+    while not bench.state.is_done:
+        if update is not None and (draw.random() < 0.2 or not any(reports for _, reports in in_hand.values())):
+            staleness += [update.number - key.base for key in update.keys]
+            bench.state.finish_update(Made(1.0, None))
+            update = None
+        name = draw.choice("aaabbc")
+        base, reports = in_hand[name]
+        for report in reports:
+            bench.state.accept(name, base, report)
+        in_hand[name] = bench.work(name)
+        update = update or bench.state.next_update()
+    return staleness
+
+
+def test_staleness_counts_the_updates_of_gradients_that_wait_before_it():
+    bench = Bench(replace(server_plan(Stale(2)), num_shards=1))
+    (first,), (second,), (third,) = (bench.work(name)[1] for name in "abc")
+    bench.state.accept("a", 0, first)
+    update = bench.state.next_update()
+    assert update is not None
+    assert bench.state.accept("b", 0, second) is not None
+    bench.state.finish_update(Made(1.0, None))
+    assert bench.state.next_update() is not None
+    (fourth,) = bench.work("a")[1]
+    assert bench.state.accept("a", 1, fourth) is not None
+    assert bench.state.accept("c", 0, third) is None
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_bound_holds_while_updates_take_their_time(num_shards: int, seed: int):
+    bench = Bench(replace(server_plan(Stale(2)), num_shards=num_shards))
+    staleness = in_slices(bench, seed)
+    assert len(staleness) == bench.state.version * num_shards and 0 < max(staleness) <= 2
 
 
 def test_nobody_waits_for_a_slow_worker_until_the_bound_is_reached():
@@ -152,3 +227,49 @@ def test_values_out_of_range_are_refused(field: str, value: object, message: str
 def test_more_slices_than_blocks_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"num_slices=3 must lie in 1..2: 83 meta-parameters are 2 blocks of 64"):
         replace(training_plan(tmp_path), aggregation=AggregationPlan(num_slices=3))
+
+
+def test_an_update_says_what_no_later_one_will_sum():
+    stale, asynchronous = Bench(server_plan(Stale(2))), Bench(server_plan(Asynchronous()))
+    for bench in (stale, asynchronous):
+        bench.work("slow")
+    for _ in range(2):
+        stale.step("fast")
+    updates = []
+    for bench in (stale, asynchronous):
+        while (update := bench.state.next_update()) is None:
+            base, reports = bench.work("fast")
+            for report in reports:
+                bench.state.accept("fast", base, report)
+        updates.append(update)
+    assert [(update.oldest_base, update.front) for update in updates] == [(0, 0), (0, 0)]
+    stale.state.finish_update(Made(1.0, None))
+    stale.state.release("slow")
+    while (update := stale.state.next_update()) is None:
+        base, reports = stale.work("fast")
+        for report in reports:
+            stale.state.accept("fast", base, report)
+    assert update.oldest_base == 1
+    stale.state.finish_update(Made(1.0, None))
+    while (update := stale.state.next_update()) is None:
+        base, reports = stale.work("fast")
+        for report in reports:
+            stale.state.accept("fast", base, report)
+    assert update.oldest_base == 2 and update.front > 0
+
+
+def test_an_asynchronous_run_hands_out_nothing_while_a_meta_steps_gradients_wait():
+    bench = Bench(server_plan(Asynchronous()))
+    bench.work("slow")
+    while reports := bench.work("fast")[1]:
+        for report in reports:
+            bench.state.accept("fast", 0, report)
+        if len(bench.state.summable) > bench.state.version + 100:
+            break
+    assert len(bench.state.summable) == 4 and bench.state.take_over_in_s("fast") is None
+    assert bench.state.next_update() is not None and bench.work("fast")[1]
+
+
+def test_the_server_has_room_for_every_workers_question():
+    plan = replace(training_plan(Path("unused"), num_workers=5000), num_shards=2000, meta_batch=2000)
+    assert plan.server.max_workers == 2000 and plan.server.max_calls > 2 * 2000

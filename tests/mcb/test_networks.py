@@ -184,6 +184,16 @@ def test_a_linear_head_is_seen_where_exactly_its_parameters_are_adapted(mlp):
         assert (BaseNetwork(module, adapted).linear_head is not None) == expected, (module, adapted)
 
 
+def test_the_last_features_are_rectified_linear_functions_of_the_layer_below(mlp):
+    rectified = MLP(2, 3, hidden=(5, 4), num_rectified=3).double()
+    rectified.load_state_dict(mlp.state_dict())
+    x = 3 * draws(20, 2)
+    features, smooth = rectified.features(x), mlp.features(x)
+    torch.testing.assert_close(features[:, :1], smooth[:, :1])
+    torch.testing.assert_close(features[:, 1:], smooth[:, 1:].atanh().clamp(min=0))
+    assert (features[:, 1:] == 0).any() and (features[:, 1:] > 0).any()
+
+
 def test_mlp_is_the_composition_of_its_layers(mlp):
     x = draws(6, 2)
     first, second = mlp.layers
@@ -204,6 +214,7 @@ def test_mlp_is_the_composition_of_its_layers(mlp):
         (lambda: BaseNetwork(MLP(2, 1), "head", "all"), r"conditional='all' selects head\.bias, which adapted='head'"),
         (lambda: BaseNetwork(nn.Linear(2, 1), "("), r"the pattern '\(' is no regular expression \(.*\): escape it"),
         (lambda: MLP(1, 1, hidden=()), r"hidden=\(\) must name at least one layer"),
+        (lambda: MLP(1, 1, hidden=(4,), num_rectified=5), r"num_rectified=5 must lie in 0\.\.4"),
         (lambda: MLP(1, 1, activation="tan"), r"activation='tan' must be one of tanh, relu, silu"),
     ],
 )

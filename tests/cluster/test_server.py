@@ -12,6 +12,7 @@ from fake_learner import build_gradient, training_plan
 from cluster import server as servers
 from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint, load_newest, save
+from cluster.code_version import code_version
 from cluster.plan import TrainingPlan
 from cluster.policies import Asynchronous
 from cluster.server import Assignment, Server
@@ -23,7 +24,7 @@ COMPUTE = build_gradient()
 
 def new_server(plan: TrainingPlan) -> Server:
     save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 3)
-    return Server(plan.server)
+    return Server(plan.server, code_version())
 
 
 async def settle() -> None:

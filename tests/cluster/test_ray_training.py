@@ -141,7 +141,5 @@ def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, mo
 
 
 def test_workers_that_always_die_end_the_run(ray_cluster: None, tmp_path: Path):
-    with pytest.raises(
-        ClusterError, match="a worker died after meta-step 0, and 4 deaths came with no meta-step done in between"
-    ):
+    with pytest.raises(ClusterError, match="a worker died after meta-step 0, and 4 deaths came with no meta-step done"):
         run_meta_training(training_plan(tmp_path, num_workers=1, build=Dying), ignore, never)

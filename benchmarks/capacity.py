@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint, save
+from cluster.code_version import code_version
 from cluster.cost_fit import Measured
 from cluster.cost_model import Load
 from cluster.link import ServerLink
@@ -79,7 +80,7 @@ def measure(load: Load, seconds: float, num_processes: int) -> Point:
         plan = server_plan(load, 10**6, Path(folder))
         start = np.zeros(plan.num_parameters, dtype=np.float32)
         save(Checkpoint(0, start, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 1)
-        server = cast(ActorHandle, ray.remote(Server).options(num_cpus=0).remote(plan))
+        server = cast(ActorHandle, ray.remote(Server).options(num_cpus=0).remote(plan, code_version()))
         names = [f"worker-{index}" for index in range(load.num_workers)]
         workers = [ray.remote(LightWorkers).options(num_cpus=0).remote() for _ in range(num_processes)]
         try:

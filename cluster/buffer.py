@@ -60,6 +60,6 @@ class GradientBuffer:
         return self._not_finite
 
     @property
-    def num_waiting(self) -> int:
+    def waiting(self) -> tuple[GradientKey, ...]:
         """Gradients that are kept and not summed yet."""
-        return len(self._waiting)
+        return tuple(self._waiting)

@@ -34,6 +34,6 @@ def require_code(expected: str) -> None:
     mine = code_version()
     if mine != expected:
         raise ClusterError(
-            f"a worker on {platform.node()} runs other code than the run: it has {mine}, the run {expected}; "
+            f"a process on {platform.node()} runs other code than the run: it has {mine}, the run {expected}; "
             "give every node the same image or working directory"
         )

@@ -13,12 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
-from cluster.errors import CheckpointError, ClusterError
+from cluster.errors import ClusterError, last_line
 from cluster.journal import Journal
 from cluster.placement import bundles, num_places, shortage
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.trainer import Trainer
-from cluster.unit import last_line
 
 _POLL_S = 0.25  # how soon a signal is noticed and a meta-step shown
 _STOP_S = 60.0  # how long ranks that were asked to stop may take over their meta-step
@@ -42,11 +41,6 @@ def train_collectively(
     `after_ray_starts` is called once Ray has taken the process's signal handlers. Raises `UserError` and what the
     computation raises on any rank.
     """
-    if start.open_shards is not None:
-        raise CheckpointError(
-            f"the checkpoint of meta-step {start.version} stands in the midst of a meta-batch, as cluster.policy stale "
-            "and async leave it: go on with --cluster.strategy server"
-        )
     with ray_cluster(plan.checkpoint_dir, plan.max_workers * plan.threads_per_worker, len(plan.parameters)):
         after_ray_starts()
         if should_stop():
@@ -122,7 +116,7 @@ class CollectiveRun:
             self._has_room_at = now
         elif now - self._has_room_at > self._plan.regrow_timeout_s:
             free = ray.available_resources()
-            asked = shortage(self._plan, num_placed, self._plan.min_to_go_on, nodes, free)
+            asked = shortage(self._plan, num_placed, self._plan.min_to_go_on, nodes, free, has_begun=True)
             raise ClusterError(f"{asked} (waited {self._plan.regrow_timeout_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):

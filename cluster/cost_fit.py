@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from cluster.cost_model import DIRECT_BYTES, Costs, Load, Machines, exchange_s
+from cluster.cost_model import Costs, Load, Machines, exchange_s
+from cluster.wire import DIRECT_BYTES
 
 
 class Measured(NamedTuple):

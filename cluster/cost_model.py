@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-DIRECT_BYTES = 1024**2  # up to this size a vector travels inside its message, larger ones through shared memory
+from cluster.wire import DIRECT_BYTES
 
 Part = Literal["server", "slice", "network", "cores"]
 

@@ -21,6 +21,11 @@ class GroupBroken(ClusterError):
     """A rank of a group died or does not answer, so that the others cannot go on."""
 
 
+def last_line(error: Exception) -> str:
+    """The exception at the end of the remote traceback that Ray puts into its message."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
 def require_at_least(low: int, **values: int) -> None:
     """Raise `UserError` for the first value below `low`."""
     for name, value in values.items():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cluster.checkpoint import Checkpoint, load_newest, save
 from cluster.errors import ClusterError
 from cluster.plan import ServerPlan, StepRecord
-from cluster.policies import may_replace_worker
+from cluster.policies import Deaths
 
 
 class Journal:
@@ -19,29 +19,31 @@ class Journal:
         self._newest = load_newest(plan.checkpoint_dir)
         self._version = self._newest.version
         self._records: list[StepRecord] = []
-        self._starts_since_step = 0
+        self._deaths: Deaths | None = None
         self._is_stopping = False
         self._error: Exception | None = None
 
     def begin(self) -> Checkpoint | None:
         """What ranks that start, for the first time or after a death, go on from; None if the run is over."""
-        if self._starts_since_step and not may_replace_worker(self._starts_since_step, self._plan.num_workers):
+        self._deaths = Deaths() if self._deaths is None else self._deaths.die()
+        if not self._deaths.may_replace(self._plan.max_workers):
             self.fail(
                 ClusterError(
-                    f"the workers were started {self._starts_since_step} times since meta-step {self._version} and "
-                    "none was done in between: look for the cause in Ray's logs, then resume"
+                    f"the workers died after meta-step {self._version}, and {self._deaths.complaint}: look for the "
+                    "cause in Ray's logs, then resume"
                 )
             )
-        self._starts_since_step += 1
         return None if self._is_stopping else self._newest
 
     def add(self, records: Sequence[StepRecord]) -> bool:
         """Take meta-steps in, each version once although ranks that start again repeat some; whether to stop now."""
         for record in records:
-            if record.version > self._version:
+            is_new = record.version > self._version
+            if self._deaths is not None:
+                self._deaths = self._deaths.step(is_new)
+            if is_new:
                 self._version = record.version
                 self._records.append(record)
-                self._starts_since_step = 0
         return self._is_stopping
 
     def save(self, checkpoint: Checkpoint) -> bool:

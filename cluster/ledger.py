@@ -96,6 +96,11 @@ class ShardLedger:
             front = pending.pop()
         return OpenShards(front, tuple(pending))
 
+    @property
+    def first_open_version(self) -> int:
+        """The first meta-batch with a shard that took part in no update."""
+        return min([self._front, *self._free, *self._held, *self._gathered]) // self._num_shards
+
     def take_over(self, worker_id: str, factor: float | None, now: float) -> tuple[Shard, ...]:
         """Give the shard that another worker has had for too long to an idle worker as well; none if there is none."""
         found = self._slowest(worker_id, factor, now)

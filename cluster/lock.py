@@ -64,7 +64,7 @@ def _file_lock(folder: Path) -> Iterator[Held]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
     except BlockingIOError:
-        raise _refusal(str(folder), path.read_bytes()) from None
+        raise _refusal(str(folder), _read(open_storage(folder))) from None  # it may be gone by now
     except OSError as error:
         raise CheckpointError(f"the checkpoint folder {folder} cannot be used ({error.strerror or error})") from error
     try:

@@ -47,9 +47,14 @@ def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
     kind = optimizer_class(plan.name)
     if num_slices > 1 and plan.name.lower() in _NOT_ELEMENTWISE:
         raise UserError(
-            f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1"
+            f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1, "
+            "or choose --optimizer.name adam"
         )
-    known = inspect.signature(kind).parameters
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name == "betas" or not isinstance(parameter.default, tuple)  # Adafactor's eps is two numbers
+    }
     for name in plan.options:
         if name not in known:
             settable = sorted({"weight_decay", "momentum", "betas", "eps"} & set(known))
@@ -64,6 +69,7 @@ class FlatOptimizer:
     """A torch optimiser over one flat float32 vector; computes with one thread, so its bits depend on no setting."""
 
     def __init__(self, plan: OptimizerPlan, num_steps: int, parameters: np.ndarray) -> None:
+        """Start at `parameters`, which are copied; raises ValueError for SOAP without the shapes in the vector."""
         self._plan, self._num_steps = plan, num_steps
         self._vector = torch.tensor(parameters)
         self._pieces = [torch.nn.Parameter(piece) for piece in _pieces(plan, self._vector)]
@@ -107,8 +113,10 @@ def gradient_norm(gradient: np.ndarray) -> float:
 
 def _pieces(plan: OptimizerPlan, vector: torch.Tensor) -> list[torch.Tensor]:
     """Views of the vector: each parameter in its shape where the optimiser sees matrices, else one of all."""
-    if plan.name.lower() != "soap" or not plan.shapes:
+    if plan.name.lower() != "soap":
         return [vector]
+    if not plan.shapes:
+        raise ValueError(f"optimizer {plan.name!r} needs the shapes of the {len(vector)} parameters")
     pieces = vector.split([math.prod(shape) for shape in plan.shapes])
     return [piece.view(shape) for piece, shape in zip(pieces, plan.shapes, strict=True)]
 

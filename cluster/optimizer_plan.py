@@ -11,7 +11,8 @@ from cluster.errors import UserError, require_at_least
 class OptimizerPlan:
     """The meta-update: a torch optimiser by name, its learning rate over the run, clipping and refusal.
 
-    `name` is a class of `torch.optim` in any case, or `soap`, which needs the `shapes` of the parameters in the vector.
+    `name` is a class of `torch.optim` in any case, or `soap`, which needs the `shapes` of the parameters in the vector:
+    a `TrainingPlan` fills them in.
     The learning rate rises linearly over the first `warmup` meta-steps and then is constant or falls by a half cosine
     to 0 at `num_steps`. `clip_norm` bounds the global norm of the meta-gradient. `max_refused_steps` non-finite
     meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default.

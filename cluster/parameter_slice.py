@@ -47,6 +47,11 @@ class ParameterSlice:
         """Keep a gradient, as it travelled, until its update; raises `UserError` for a length that does not fit."""
         self._buffer.push(key, gradient)
 
+    @property
+    def waiting(self) -> tuple[GradientKey, ...]:
+        """Gradients that are kept and not summed yet."""
+        return self._buffer.waiting
+
     def add(self, keys: Sequence[GradientKey]) -> None:
         """Sum the first gradients of the update at hand, as far as they are known."""
         self._buffer.add(keys)
@@ -59,9 +64,10 @@ class ParameterSlice:
         return Made(norm, summed.not_finite)
 
     def sum(self, update: Update) -> Summed:
-        """Sum what is left of the update's gradients and forget its unused ones."""
+        """Sum what is left of the update's gradients and forget those that no update will sum."""
         self._buffer.discard(update.unused)
         self._buffer.add(update.keys)
+        self._buffer.discard(update.useless(self._buffer.waiting))
         return Summed(squared_sums(self._buffer.gradient), self._buffer.not_finite)
 
     def move(self, update: Update, norm: float) -> None:

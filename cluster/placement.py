@@ -49,7 +49,14 @@ def num_places(nodes: Sequence[Resources], unit: Resources) -> int:
     return sum(int(min(node.get(name, 0.0) // asked for name, asked in unit.items())) for node in nodes)
 
 
-def shortage(plan: TrainingPlan, num_placed: int, num_needed: int, nodes: Sequence[Resources], free: Resources) -> str:
+def shortage(
+    plan: TrainingPlan,
+    num_placed: int,
+    num_needed: int,
+    nodes: Sequence[Resources],
+    free: Resources,
+    has_begun: bool = False,
+) -> str:
     """What is asked, what there is, and what can be done about it; `nodes` are the resources of each living node."""
     units = num_units(plan)
     ranks = "" if plan.group is None else f" of {plan.group.num_ranks} ranks, each worker on one node,"
@@ -57,12 +64,29 @@ def shortage(plan: TrainingPlan, num_placed: int, num_needed: int, nodes: Sequen
     asked = total(bundles(plan) * units)
     enough = "" if num_needed == units else f" ({num_needed} of them would do)"
     where = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes, {_largest(nodes)} on the largest"
+    who, ask, place = ("1 worker", "asks", "no place for it")
+    if units > 1:
+        who, ask, place = (f"{units} workers", "ask", f"a place for {num_placed} of the workers")
     return (
-        f"{units} workers{ranks} with threads_per_worker={plan.threads_per_worker}{gpus} ask for "
+        f"{who}{ranks} with threads_per_worker={plan.threads_per_worker}{gpus} {ask} for "
         f"{in_words(asked)}{enough}, but the Ray cluster has {in_words(total(nodes))} on {where}, with "
-        f"{in_words(free)} free and a place for {num_placed} of the workers: ask for fewer, lower "
-        "--cluster.min-workers, or add nodes"
+        f"{in_words(free)} free and {place}: {_remedy(plan, num_needed, has_begun)}"
     )
+
+
+def _remedy(plan: TrainingPlan, num_needed: int, has_begun: bool) -> str:
+    """The settings that can be lowered here, or more nodes."""
+    can_be_lowered = {
+        "num-workers": num_needed > 1,
+        "min-workers": num_needed > 1,
+        "ranks-per-worker": plan.ranks_per_worker > 1,
+        "threads-per-worker": plan.threads_per_worker > 1,
+        "gpus-per-worker": plan.gpus_per_worker > 0,
+    }
+    names = [f"--cluster.{name}" for name, is_able in can_be_lowered.items() if is_able]
+    lower = f"lower {' or '.join(names)}, " if names else ""
+    timeout = "regrow" if has_begun else "start"
+    return f"{lower}add nodes, or raise --cluster.{timeout}-timeout-s if some are on their way"
 
 
 def _largest(nodes: Sequence[Resources]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from cluster.aggregation import AggregationPlan
 from cluster.blocks import slice_bounds
 from cluster.errors import UserError, require_at_least
 from cluster.group_plan import GroupPlan
+from cluster.optimizer import require_optimizer
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.policies import num_useful_workers
 from cluster.shards import ComputesMetaGradient
@@ -25,7 +26,7 @@ class ServerPlan:
     num_steps: int
     meta_batch: int
     num_shards: int
-    num_workers: int
+    max_workers: int
     optimizer: OptimizerPlan
     aggregation: AggregationPlan
     parameter_shapes: Mapping[str, tuple[int, ...]]
@@ -33,6 +34,11 @@ class ServerPlan:
     checkpoint_every: int
     checkpoint_keep: int
     settings_yaml: str
+
+    @property
+    def max_calls(self) -> int:
+        """Questions that the server has room for at once: two of every worker, for dead ones', and the driver's."""
+        return 2 * self.max_workers + 100
 
     @property
     def num_parameters(self) -> int:
@@ -79,7 +85,7 @@ class TrainingPlan:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `UserError` for a value out of its range."""
+        """Raise `UserError` for a value out of its range; tell the optimiser the parameters' shapes."""
         counts = {name: getattr(self, name) for name in ("num_steps", "meta_batch", "threads_per_worker")}
         require_at_least(1, **counts, checkpoint_every=self.checkpoint_every, checkpoint_keep=self.checkpoint_keep)
         require_at_least(0, num_workers=self.num_workers)
@@ -100,6 +106,9 @@ class TrainingPlan:
             )
         if not np.isfinite(self.parameters).all():
             raise UserError("the initial parameters hold a value that is not finite")
+        require_optimizer(self.optimizer, self.aggregation.num_slices)
+        shapes = tuple(tuple(shape) for shape in self.parameter_shapes.values())
+        object.__setattr__(self, "optimizer", replace(self.optimizer, shapes=shapes))  # the class is frozen
         slice_bounds(len(self.parameters), self.aggregation.num_slices)
         if self.strategy == "collective":
             _require_defaults(self.aggregation)
@@ -138,7 +147,7 @@ class TrainingPlan:
             num_steps=self.num_steps,
             meta_batch=self.meta_batch,
             num_shards=self.num_shards,
-            num_workers=self.num_workers,
+            max_workers=self.max_workers,
             optimizer=self.optimizer,
             aggregation=self.aggregation,
             parameter_shapes=self.parameter_shapes,

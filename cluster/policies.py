@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cluster.errors import UserError
 
@@ -125,6 +125,35 @@ def straggles_after_s(recent_s: Sequence[float], factor: float | None) -> float 
     return max(factor * statistics.median(recent_s), _SHORTEST_STRAGGLER_S)
 
 
-def may_replace_worker(deaths_since_step: int, num_workers: int) -> bool:
-    """Whether a dead worker is replaced: not when workers keep dying and no meta-step is made in between."""
-    return deaths_since_step <= 3 * num_workers
+class Deaths(NamedTuple):
+    """Deaths since a meta-step was done last, be it again after a restore, and since one was done for the first time.
+
+    >>> Deaths(3, 3).step(is_new=False)
+    Deaths(since_step=0, since_new_step=3)
+    """
+
+    since_step: int = 0
+    since_new_step: int = 0
+
+    def die(self) -> "Deaths":
+        """One more."""
+        return Deaths(self.since_step + 1, self.since_new_step + 1)
+
+    def step(self, is_new: bool) -> "Deaths":
+        """A meta-step was done, which `is_new` or had been done before."""
+        return Deaths(0, 0 if is_new else self.since_new_step)
+
+    def may_replace(self, num_workers: int) -> bool:
+        """Whether what died is replaced: a run that dies and gets nothing done in between is itself the cause.
+
+        Three deaths a worker without any meta-step, or thirty with repeated ones alone: a meta-step that kills whoever
+        does it is reached again and again from the checkpoint before it.
+        """
+        return self.since_step <= 3 * num_workers and self.since_new_step <= 30 * num_workers
+
+    @property
+    def complaint(self) -> str:
+        """What `may_replace` says no to, in words."""
+        if self.since_step == self.since_new_step:
+            return f"{self.since_step} deaths came with no meta-step done in between"
+        return f"{self.since_new_step} deaths came with no new meta-step done in between"

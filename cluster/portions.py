@@ -1,10 +1,10 @@
 """How the replicas of a collective run cut a meta-batch up, and how what they found is summed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.shards import Shard, ShardReport, plan
+from cluster.shards import Shard, ShardReport, plan, sum_by_name
 
 
 def portion(shard: Shard, num_shards: int, index: int, size: int) -> tuple[Shard, ...]:
@@ -30,12 +30,3 @@ def add_up(shard: Shard, reports: Sequence[ShardReport]) -> ShardReport:
             gradient += report.gradient
     statistics = sum_by_name([report.statistics for report in reports])
     return ShardReport(shard, gradient, statistics, sum(report.compute_s for report in reports))
-
-
-def sum_by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Sums over rows in their order; a name that a row lacks counts 0 there."""
-    sums: dict[str, float] = {}
-    for row in rows:
-        for name, value in row.items():
-            sums[name] = sums.get(name, 0.0) + value
-    return sums

@@ -13,10 +13,10 @@ from cluster.code_version import require_code
 from cluster.errors import ClusterError
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
-from cluster.portions import add_up, portion, sum_by_name
+from cluster.portions import add_up, portion
 from cluster.ring import Ring
 from cluster.server_state import ServerState
-from cluster.shards import ComputesMetaGradient, Shard, ShardReport
+from cluster.shards import ComputesMetaGradient, Shard, ShardReport, sum_by_name
 from cluster.slice_state import SliceState
 from cluster.threads import threads
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from cluster.policies import may_replace_worker
+from cluster.policies import Deaths
 
 
 class Verdict(Enum):
@@ -30,7 +30,7 @@ class Roster:
         regrow_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.num_units, self.num_placed, self.deaths_since_step = num_units, 0, 0
+        self.num_units, self.num_placed, self._deaths = num_units, 0, Deaths()
         self._min_to_start, self._min_to_go_on = min_to_start, min_to_go_on
         self._start_timeout_s, self._regrow_timeout_s, self._clock = start_timeout_s, regrow_timeout_s, clock
         self._has_begun = False
@@ -61,22 +61,27 @@ class Roster:
     def lose(self) -> None:
         """A unit that had a place died."""
         self.num_placed -= 1
-        self.deaths_since_step += 1
+        self._deaths = self._deaths.die()
         if self.num_placed < self.num_needed and self._short_since is None:
             self._short_since = self._clock()
 
     def lose_server(self) -> None:
         """The server died."""
-        self.deaths_since_step += 1
+        self._deaths = self._deaths.die()
 
-    def step(self) -> None:
-        """A meta-step was done that had not been done before: what died until now was worth replacing."""
-        self.deaths_since_step = 0
+    def step(self, is_new: bool) -> None:
+        """A meta-step was done, for the first time or again: what died until now was worth replacing."""
+        self._deaths = self._deaths.step(is_new)
 
     @property
     def is_worth_replacing(self) -> bool:
         """False where everything that is started dies before it gets anything done."""
-        return may_replace_worker(self.deaths_since_step, self.num_units)
+        return self._deaths.may_replace(self.num_units)
+
+    @property
+    def complaint(self) -> str:
+        """Why it is not."""
+        return self._deaths.complaint
 
     def verdict(self) -> Verdict:
         """What is to be done now."""

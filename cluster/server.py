@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint, load_newest, save
+from cluster.code_version import require_code
 from cluster.plan import ServerPlan, StepRecord
 from cluster.server_state import ServerState
 from cluster.shards import Shard, ShardReport
@@ -16,7 +17,7 @@ from cluster.vectors import InServer, Published, Vectors
 
 
 class Assignment(NamedTuple):
-    """Shards for a worker, none when the run is over, to be computed at parameters that saw `base` updates.
+    """Shards for a worker, none when it is to end, to be computed at parameters that saw `base` updates.
 
     The parameters, as they travel, come if they changed since the worker's last assignment: the vector itself or a
     list of references to it (a bare reference would be fetched before the reply is). `slices` come with a worker's
@@ -42,29 +43,34 @@ class Server:
     It starts from the newest checkpoint of the plan's folder, which holds one from the run's beginning.
     """
 
-    def __init__(self, plan: ServerPlan) -> None:
+    def __init__(self, plan: ServerPlan, code: str) -> None:
+        """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
+        require_code(code)
         self._plan = plan
         start = load_newest(plan.checkpoint_dir)
         self._state = ServerState(plan, start)
-        self._vectors: Vectors = InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start)
+        self._vectors: Vectors = (
+            InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start, code)
+        )
         self._updating = asyncio.Lock()
         self._records: list[StepRecord] = []
         self._base_at: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._stopped = False
         self._error: Exception | None = None
-        self._saved = self._state.version
+        self._saved = self._state.num_updates
         self._saving: asyncio.Task[None] | None = None
 
     async def exchange(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
         """Take a worker's reports in, computed after `base` updates; answer with its next assignment once there is one.
 
+        An assignment without shards is the last: the run is over, or the worker was taken for dead.
         A worker that has more to report does so before it asks: what it holds and does not report is given to others.
         """
         await self._vectors.start()
         await self._take_in(worker_id, base, reports)
         asked_at = time.perf_counter()
-        while not self._is_over:
+        while not self._is_over and not self._state.is_released(worker_id):
             shards = self._state.assign(worker_id)
             if shards:
                 self._state.waited(time.perf_counter() - asked_at)
@@ -99,7 +105,7 @@ class Server:
             if error is not None:
                 raise error
             last = self._state.checkpoint(await self._vectors.state())
-        if self._state.version != self._saved:
+        if self._state.num_updates != self._saved:
             await asyncio.to_thread(save, last, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         return self._records_after(seen), last
 
@@ -127,9 +133,16 @@ class Server:
             self._records.append(record)
             self._notify()
             if self._state.is_checkpoint_due:
-                self._saved = self._state.version
-                checkpoint = self._state.checkpoint(await self._vectors.state())
-                self._saving = asyncio.ensure_future(self._save(checkpoint, self._saving))
+                await self._begin_saving()
+
+    async def _begin_saving(self) -> None:
+        """Write a checkpoint while the run goes on, but wait for the one before it: there is one copy at most."""
+        if self._saving is not None:
+            await self._saving
+        if self._error is None:
+            self._saved = self._state.num_updates
+            checkpoint = self._state.checkpoint(await self._vectors.state())
+            self._saving = asyncio.ensure_future(self._save(checkpoint))
 
     def _records_after(self, seen: int) -> list[StepRecord]:
         self._records = [record for record in self._records if record.version > seen]
@@ -157,10 +170,8 @@ class Server:
         self._state.sent_parameters()
         return Assignment(shards, base, self._vectors.published, slices)
 
-    async def _save(self, checkpoint: Checkpoint, previous: asyncio.Task[None] | None) -> None:
-        """Write one checkpoint after the one before it; a failure ends the run."""
-        if previous is not None:
-            await previous
+    async def _save(self, checkpoint: Checkpoint) -> None:
+        """Write one checkpoint; a failure ends the run."""
         try:
             await asyncio.to_thread(save, checkpoint, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         except Exception as error:

@@ -81,24 +81,30 @@ class ServerState:
         Where nothing is free, a shard that another worker has had for too long. A worker that was released gets none:
         its question may still be here when it is dead.
         """
-        if self.is_done or worker_id in self._released:
+        if self.is_done or self.is_released(worker_id) or self._is_full:
             return ()
         now = self._clock()
         if self._step_started is None:
             self._step_started = now
         self._ledger.release(worker_id)
-        num = num_to_assign(self._ledger.num_free(self._end), self._plan.num_workers)
+        num = num_to_assign(self._ledger.num_free(self._end), self._plan.max_workers)
         taken = self._ledger.take(worker_id, num if self._updates_per_step == 1 else min(num, 1), self._end, now)
         return taken or self._ledger.take_over(worker_id, self._plan.aggregation.straggler_factor, now)
 
     def take_over_in_s(self, worker_id: str) -> float | None:
         """Seconds after which a worker that got nothing should ask again though nothing happened; None: never."""
+        if self._is_full:
+            return None
         return self._ledger.take_over_in_s(worker_id, self._plan.aggregation.straggler_factor, self._clock())
 
     def release(self, worker_id: str) -> int:
         """Take back what a dead worker held, to be assigned again; returns how many shards that were."""
         self._released.add(worker_id)
         return self._ledger.release(worker_id)
+
+    def is_released(self, worker_id: str) -> bool:
+        """Whether a worker was taken for dead: it gets nothing any more."""
+        return worker_id in self._released
 
     def accept(self, worker_id: str, base: int, report: ShardReport) -> GradientKey | None:
         """Take a report of a gradient at parameters of `base` updates in: its key if it counts.
@@ -116,7 +122,7 @@ class ServerState:
             if key not in self._gathered:
                 self._unused.append(key)
             return None
-        if not self._policy.admits(self._num_updates + (self._under_way is not None) - base):
+        if base > self._num_updates or not self._policy.admits(self._number_of_next - base):
             self._tally.refused_pushes += 1
             self._unused.append(key)
             return None
@@ -150,7 +156,9 @@ class ServerState:
         reports = {key: self._gathered.pop(key) for key in keys}
         shard = reports[keys[0]].shard
         scale = 1.0 if self._updates_per_step == 1 else shard.meta_batch / shard.num_tasks
-        update = Update(self._num_updates, self._version, keys, scale, tuple(self._unused))
+        oldest_base = 0 if self._policy.num_ahead is None else self._num_updates - self._policy.num_ahead
+        front = self._ledger.first_open_version
+        update = Update(self._num_updates, self._version, keys, scale, tuple(self._unused), oldest_base, front)
         self._unused.clear()
         self._under_way = (update, reports)
         return update
@@ -192,6 +200,17 @@ class ServerState:
         ahead = self._policy.num_ahead
         last = self._plan.num_steps if ahead is None else min(self._plan.num_steps, self._version + 1 + ahead)
         return last * self._plan.num_shards
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether a meta-step's gradients wait and no bound keeps more from coming: then nothing is assigned."""
+        return self._policy.num_ahead is None and len(self._summable) >= self._plan.num_shards
+
+    @property
+    def _number_of_next(self) -> int:
+        """The update that a gradient accepted now takes part in: after the one under way and those that wait."""
+        waiting = len(self._summable) * self._updates_per_step // self._plan.num_shards
+        return self._num_updates + (self._under_way is not None) + waiting
 
     def _line_up(self, key: GradientKey) -> None:
         """Put an accepted gradient behind those that are summed before it, once they are here."""

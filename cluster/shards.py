@@ -1,6 +1,6 @@
 """The plan of a meta-step: which tasks it has and how they are cut into shards, whoever computes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -80,3 +80,12 @@ def shard_at(position: int, num_tasks: int, num_shards: int) -> Shard:
     first = version * num_tasks
     start, stop = (first + number * num_tasks // num_shards for number in (index, index + 1))
     return Shard(version, index, start, stop, num_tasks)
+
+
+def sum_by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Sums over rows in their order; a name that a row lacks counts 0 there."""
+    sums: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums

@@ -13,6 +13,8 @@ from ray.exceptions import RayActorError
 from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
 from cluster.checkpoint import Checkpoint
+from cluster.code_version import require_code
+from cluster.errors import ClusterError, last_line
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import ServerPlan
@@ -30,7 +32,9 @@ Answer = TypeVar("Answer")
 class Slice:
     """Runs as a Ray actor that the server owns; its methods run one at a time, on its event loop."""
 
-    def __init__(self, plan: OptimizerPlan, num_steps: int, wire: WireType, state: SliceState) -> None:
+    def __init__(self, plan: OptimizerPlan, num_steps: int, wire: WireType, state: SliceState, code: str) -> None:
+        """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
+        require_code(code)
         self._slice = ParameterSlice(plan, num_steps, wire, state)
 
     async def push(self, key: GradientKey, gradient: np.ndarray) -> None:
@@ -66,13 +70,13 @@ class InSlices:
     replaces all, from the newest checkpoint.
     """
 
-    def __init__(self, plan: ServerPlan, checkpoint: Checkpoint) -> None:
+    def __init__(self, plan: ServerPlan, checkpoint: Checkpoint, code: str) -> None:
         bounds = slice_bounds(plan.num_parameters, plan.aggregation.num_slices)
         whole = SliceState(checkpoint.parameters, checkpoint.optimizer_state, checkpoint.average)
         actor = ray.remote(Slice).options(num_cpus=0, scheduling_strategy="SPREAD")
         wire = plan.aggregation.parameter_wire
         self._slices: list[ActorProxy[Slice]] = [
-            actor.remote(plan.optimizer, plan.num_steps, wire, state) for state in cut(whole, bounds)
+            actor.remote(plan.optimizer, plan.num_steps, wire, state, code) for state in cut(whole, bounds)
         ]
         self._published: list[ray.ObjectRef] = []
         self._starting: asyncio.Future[None] | None = None
@@ -116,8 +120,13 @@ class InSlices:
         self._watches = [asyncio.ensure_future(self._ask([one.outlive.remote()])) for one in self._slices]
 
     async def _ask(self, questions: Sequence[Awaitable[Answer]]) -> list[Answer]:
-        """All answers; if a slice is dead, this process ends as one that was killed."""
+        """All answers; if a slice has died, this process ends as one that was killed.
+
+        Raises `ClusterError` for a slice that could not start: another one could not either.
+        """
         try:
             return list(await asyncio.gather(*questions))
-        except RayActorError:
+        except RayActorError as error:
+            if error.actor_init_failed:
+                raise ClusterError(f"a slice of the parameter server could not start: {last_line(error)}") from error
             os._exit(1)

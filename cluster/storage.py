@@ -1,6 +1,7 @@
 """Where checkpoints lie: a folder of this machine or any fsspec URL, behind four operations."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -161,8 +162,8 @@ class RemoteFolder:
             raise OSError(str(error)) from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Write and rename."""
-        temporary = f"{self._root}/.{name}.tmp"
+        """Write and rename; another process may write the same file at once, and one of the two stays."""
+        temporary = f"{self._root}/.{name}.{secrets.token_hex(8)}.tmp"
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(temporary, data)

@@ -10,13 +10,14 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoint import Checkpoint
+from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, last_line
 from cluster.placement import bundles, num_units, shortage, total
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.roster import Roster, Verdict
 from cluster.server import Progress, Server
-from cluster.unit import LoopEnd, Unit, last_line, start_unit
+from cluster.unit import LoopEnd, Unit, start_unit
 
 _POLL_S = 0.25  # how soon a signal is noticed
 _logger = logging.getLogger(__name__)
@@ -57,11 +58,12 @@ class Fleet:
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan, self._version, self._num_names = plan, 0, 0
+        self._seen = 0  # the meta-step that this server told of last; after a restore it is below `_version`
         self._roster = Roster(
             num_units(plan), plan.min_to_start, plan.min_to_go_on, plan.start_timeout_s, plan.regrow_timeout_s
         )
         self._server = start_server(plan)
-        self._progress = self._server.progress.remote(self._version)
+        self._progress = self._server.progress.remote(self._seen)
         self._units = [start_unit(plan) for _ in range(num_units(plan))]
         self._homeless = list(self._units)
 
@@ -99,7 +101,7 @@ class Fleet:
                     self._pass_on(progress.records, on_step)
                     if progress.is_over:
                         return
-                    self._progress = self._server.progress.remote(self._version)
+                    self._progress = self._server.progress.remote(self._seen)
             self._require_workers()
 
     def _settle(self, unit: Unit) -> None:
@@ -142,8 +144,8 @@ class Fleet:
         self._roster.lose_server()
         self._require_worth("the parameter server")
         _logger.warning("%s after meta-step %d: another goes on from the newest checkpoint", loss, self._version)
-        self._server = start_server(self._plan)
-        self._progress = self._server.progress.remote(self._version)
+        self._server, self._seen = start_server(self._plan), 0
+        self._progress = self._server.progress.remote(self._seen)
         if self._roster.has_begun:
             for unit in self._settled():
                 if not unit.loops:
@@ -156,8 +158,8 @@ class Fleet:
         """Raise `ClusterError` when nothing gets done between deaths."""
         if not self._roster.is_worth_replacing:
             raise ClusterError(
-                f"{victim} died, death {self._roster.deaths_since_step} since meta-step {self._version}, and no other "
-                "was done in between: look for the cause in Ray's logs, then resume"
+                f"{victim} died after meta-step {self._version}, and {self._roster.complaint}: look for the cause in "
+                "Ray's logs, then resume"
             )
 
     def _require_workers(self) -> None:
@@ -167,7 +169,8 @@ class Fleet:
         if self._roster.has_begun:
             self._ask(self._server.finish.remote(self._version))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        asked = shortage(self._plan, self._roster.num_placed, self._roster.num_needed, nodes, ray.available_resources())
+        free, roster = ray.available_resources(), self._roster
+        asked = shortage(self._plan, roster.num_placed, roster.num_needed, nodes, free, roster.has_begun)
         raise ClusterError(f"{asked} (waited {self._roster.short_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):
@@ -184,13 +187,21 @@ class Fleet:
             raise ServerLost("the parameter server died") from error
 
     def _pass_on(self, records: list[StepRecord], on_step: Callable[[StepRecord], None]) -> None:
+        """Show each meta-step once; a new server also tells of those that it did again."""
         for record in records:
-            self._version = record.version
-            self._roster.step()
-            on_step(record)
+            self._seen = record.version
+            self._roster.step(is_new=record.version > self._version)
+            if record.version > self._version:
+                self._version = record.version
+                on_step(record)
 
 
 def start_server(plan: TrainingPlan) -> ActorHandle:
     """The server, on this node if it lasts: it reads the newest checkpoint of the plan's folder."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return cast(ActorHandle, ray.remote(Server).options(num_cpus=0, scheduling_strategy=here).remote(plan.server))
+    server = ray.remote(Server).options(
+        num_cpus=0,
+        scheduling_strategy=here,
+        max_concurrency=plan.server.max_calls,  # Ray's own 1,000 may all wait
+    )
+    return cast(ActorHandle, server.remote(plan.server, code_version()))

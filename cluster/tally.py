@@ -2,10 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from cluster.plan import StepRecord
-from cluster.shards import GradientKey, ShardReport
+from cluster.shards import GradientKey, ShardReport, sum_by_name
 
 
 class StepTally:
@@ -36,7 +36,7 @@ class StepTally:
 
     def record(self, version: int, learning_rate: float, step_s: float, refused: int) -> StepRecord:
         """The record of meta-step `version`, which took `step_s`; `refused` is of the whole run."""
-        sums = _sums([self._reports[key] for key in sorted(self._reports)])
+        sums = sum_by_name([self._reports[key].statistics for key in sorted(self._reports)])
         num_tasks = self.num_tasks
         compute_s = min(step_s, max(self._compute_s.values(), default=0.0))
         return StepRecord(
@@ -61,15 +61,6 @@ class StepTally:
             num_bytes=self.num_bytes,
             waiting_s=self.waiting_s,
         )
-
-
-def _sums(reports: Sequence[ShardReport]) -> dict[str, float]:
-    """The statistics' sums, added in the order of the reports."""
-    sums: dict[str, float] = {}
-    for report in reports:
-        for name, value in report.statistics.items():
-            sums[name] = sums.get(name, 0.0) + value
-    return sums
 
 
 def _means_by_mode(sums: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -64,7 +64,7 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
         if start.open_shards is not None and plan.aggregation.policy.is_ordered:
             raise CheckpointError(
                 f"the checkpoint of meta-step {start.version} is of a stale or asynchronous run, which has shards of "
-                "several meta-batches open: resume it with the policy that it was made with"
+                "several meta-batches open: resume it with the server strategy and the policy that it was made with"
             )
         if start.version > plan.num_steps:
             raise UserError(f"num_steps={plan.num_steps} must be at least {start.version}, the meta-steps already done")

@@ -11,7 +11,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.code_version import code_version
-from cluster.errors import ClusterError, GroupBroken
+from cluster.errors import ClusterError, GroupBroken, last_line
 from cluster.placement import bundles
 from cluster.plan import TrainingPlan
 from cluster.rank import Rank
@@ -134,8 +134,3 @@ def loop_end(loop: ray.ObjectRef) -> LoopEnd:
             raise ClusterError(f"a worker could not start: {last_line(error)}") from error
         return LoopEnd.DEAD
     return LoopEnd.OVER
-
-
-def last_line(error: RayActorError) -> str:
-    """The exception at the end of the remote traceback that Ray puts into the message."""
-    return str(error).strip().splitlines()[-1].strip()

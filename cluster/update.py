@@ -1,5 +1,6 @@
 """An update of the meta-parameters as a value: which gradients it sums, and what came of the sum."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ from cluster.shards import GradientKey
 class Update(NamedTuple):
     """Update `number` of the parameters, in meta-step `version`: by `scale` times the sum over `keys`, in their order.
 
-    `unused` gradients arrived and are never summed: whoever keeps gradients forgets them.
+    Whoever keeps gradients forgets the `unused` ones, which arrived and are never summed. Of others it may never hear:
+    their worker died before it reported. A gradient of this update's shards, or of a meta-batch before `front`, is of a
+    shard that another gradient served, and one at fewer than `oldest_base` updates is too old.
     """
 
     number: int
@@ -19,6 +22,17 @@ class Update(NamedTuple):
     keys: tuple[GradientKey, ...]
     scale: float
     unused: tuple[GradientKey, ...]
+    oldest_base: int = 0
+    front: int = 0
+
+    def useless(self, keys: Iterable[GradientKey]) -> list[GradientKey]:
+        """Which of the gradients that still wait once this update is summed are never to be summed."""
+        served = {(key.version, key.index) for key in self.keys}
+        return [
+            key
+            for key in keys
+            if key.base < self.oldest_base or key.version < self.front or (key.version, key.index) in served
+        ]
 
     def norm(self, squared_sums: np.ndarray) -> float:
         """Norm of the update's gradient, from its sum's `cluster.blocks.squared_sums`."""

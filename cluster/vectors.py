@@ -13,8 +13,7 @@ from cluster.server_state import ServerState
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState
 from cluster.update import Made, Update
-
-_DIRECT_BYTES = 1024**2  # vectors up to this size are returned, larger ones put once for all workers of a node
+from cluster.wire import DIRECT_BYTES
 
 Published = np.ndarray | list[ray.ObjectRef]
 
@@ -61,9 +60,9 @@ class InServer:
 
     @property
     def published(self) -> Published:
-        """The vector, or one reference to it if it is large."""
+        """The vector, or one reference to it if it is large: put once for all workers of a node."""
         vector = self._whole.published
-        if vector.nbytes <= _DIRECT_BYTES:
+        if vector.nbytes <= DIRECT_BYTES:
             return vector
         if self._put[0] is not vector:
             self._put = (vector, [ray.put(vector)])

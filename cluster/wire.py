@@ -4,6 +4,7 @@ import numpy as np
 
 from cluster.aggregation import WireType
 
+DIRECT_BYTES = 1024**2  # up to this size a vector travels inside its message, larger ones through shared memory
 _NAN = np.uint16(0x7FC0)
 
 

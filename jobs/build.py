@@ -8,7 +8,6 @@ import torch
 from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
 from cluster.group_plan import GroupPlan
-from cluster.optimizer import require_optimizer
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import TrainingPlan
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
@@ -127,9 +126,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         betas=_betas(optimizer.betas),
         epsilon=optimizer.epsilon,
         average_decay=optimizer.average_decay,
-        shapes=tuple(parameter_shapes(learner).values()),
     )
-    require_optimizer(plan, cluster.num_slices)
     return TrainingPlan(
         build_gradient=build_gradient,
         parameters=initial_parameters(learner),

@@ -1,7 +1,5 @@
 """`mcb evaluate`: the figures of a checkpoint, which holds its own settings."""
 
-from pathlib import Path
-
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -16,7 +14,7 @@ from jobs.evaluation import Evaluation, bayes_limit, evaluate
 from jobs.overrides import Overrides, override
 from jobs.pictures import draw
 from jobs.report import new_console, print_results
-from jobs.runs import RunFolder, find_run, write_json
+from jobs.runs import FoundRun, find_run, write_json
 from jobs.settings import Settings
 from jobs.settings_file import from_yaml
 from jobs.step_log import read_steps
@@ -26,7 +24,7 @@ from mcb.learner import ModeConditionalBayesianMAML
 def evaluate_run(options: EvaluateOptions, overrides: Overrides) -> None:
     """Evaluate what `options.run` names and print, write and draw the figures."""
     console = new_console()
-    path = find_run(options.run) or _downloaded(options)
+    path, folder = find_run(options.run) or FoundRun(_downloaded(options), None)
     checkpoint = load(path)
     settings = from_yaml(checkpoint.settings_yaml, origin=f" (in {path})")
     if options.data is not None:
@@ -40,7 +38,7 @@ def evaluate_run(options: EvaluateOptions, overrides: Overrides) -> None:
     if options.out is not None:
         write_json(options.out / "result.json", figures)
         source = build_source(settings, "test")
-        steps = read_steps(RunFolder(Path(path).parent.parent).metrics)
+        steps = [] if folder is None else read_steps(folder.metrics)
         draw(options.out / "figures", learner, source, evaluation, steps, bayes_limit(source))
     print_results(console, evaluation.figures, f"{settings.recipe}, {checkpoint.version:,} meta-steps")
 

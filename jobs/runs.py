@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.checkpoint import paths
 from cluster.errors import UserError
-from cluster.storage import is_url
+from cluster.storage import absolute, is_url, split
 from jobs.errors import UsageError
 from jobs.settings_file import read_yaml
 
@@ -101,29 +102,44 @@ def begun_folder(recipe: str | None, out: Path | None) -> RunFolder:
     return max(begun, key=lambda folder: folder.settings.stat().st_mtime)
 
 
-def find_run(name: str) -> str | None:
+class FoundRun(NamedTuple):
+    """A checkpoint, and the folder of the run that wrote it if that is here."""
+
+    checkpoint: str
+    folder: RunFolder | None
+
+
+def find_run(name: str) -> FoundRun | None:
     """The checkpoint that `name` stands for: a file, a run's folder (its newest), or the id of a run below `runs/`.
 
-    File and folder may be URLs.
+    File and folder may be URLs. None if there is none; raises `UserError` for a folder without a checkpoint.
     """
-    if is_url(name):
-        return name if name.endswith(".mcb") else next(iter(paths(name)), None)
     path = Path(name)
-    if path.is_file():
-        return name
-    for folder in (str(path), RunFolder(path).checkpoints, *_folders_of(name)):
-        if found := paths(folder):
-            return found[0]
+    if path.is_file() or (is_url(name) and name.endswith(".mcb")):
+        return FoundRun(name, _writer(split(name)[0]))
+    if found := paths(name):
+        return FoundRun(found[0], _writer(name))
+    for folder in () if is_url(name) else (RunFolder(path), *_runs_of(name)):
+        if found := paths(folder.checkpoints):
+            return FoundRun(found[0], folder)
     if path.exists():
         raise UserError(f"{name} holds no checkpoint: name a run's folder, its id, or a checkpoint file")
     return None
 
 
-def _folders_of(run_id: str) -> Iterator[str]:
+def _writer(checkpoints: str) -> RunFolder | None:
+    """The run whose checkpoints lie there: in the folder above, or below `runs/`."""
+    above = [] if is_url(checkpoints) else [RunFolder(Path(absolute(checkpoints)).parent)]
+    known = [RunFolder(path.parent) for path in RUNS.absolute().glob("*/*/settings.yaml")]
+    of_these = (run for run in above + known if absolute(run.checkpoints) == absolute(checkpoints))
+    return next(of_these, None)
+
+
+def _runs_of(run_id: str) -> Iterator[RunFolder]:
     for path in RUNS.absolute().glob("*/*/run.json"):
         folder = RunFolder(path.parent)
         if folder.read_identity().get("run_id") == run_id:
-            yield folder.checkpoints
+            yield folder
 
 
 def require_place(path: Path) -> None:

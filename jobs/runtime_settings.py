@@ -54,8 +54,7 @@ Policy = Annotated[SyncPolicy | StalePolicy | AsyncPolicy, Field(discriminator="
 
 
 class Cluster(Section):
-    """The machines; of these fields only policy and wires change the result, threads and ranks its last bits.
-
+    """The machines; of these, policy and wires change the result, threads, ranks and GPUs its last bits.
 
     Under `collective`, the number of workers changes the last bits of sums.
     """

@@ -8,7 +8,6 @@ import numpy as np
 import psutil
 from victims import victims
 
-_FIND_S = 60.0  # a victim that just died is not back at once
 ACTORS = {"worker": "Worker", "rank": "Rank", "server": "Server", "slice": "Slice"}
 
 
@@ -39,27 +38,23 @@ class Killer:
         self.done: list[Kill] = []
 
     def after(self, version: int) -> None:
-        """Kill whoever is to die by now."""
+        """Kill whoever is to die by now; one who is dead already, and not replaced before the driver goes on, later."""
         while self._due and self._due[0].version <= version:
-            kill = self._due.pop(0)
+            kill = self._due[0]
             time.sleep(kill.delay_s)
             if kill.kind in self._others:
                 self._others[kill.kind](kill.place)
-            else:
-                kill_actor(ACTORS[kill.kind], kill.place)
-            self.done.append(kill)
-
-
-def kill_actor(class_name: str, place: float) -> None:
-    """SIGKILL to one actor process of a class, once there is one."""
-    deadline = time.monotonic() + _FIND_S
-    while time.monotonic() < deadline:
-        found = victims(class_name)
-        try:
-            if found:
-                found[int(place * len(found))].kill()
+            elif not kill_actor(ACTORS[kill.kind], kill.place):
                 return
-        except psutil.NoSuchProcess:
+            self.done.append(self._due.pop(0))
+
+
+def kill_actor(class_name: str, place: float) -> bool:
+    """SIGKILL to one actor process of a class; false if there is none."""
+    while found := victims(class_name):
+        try:
+            found[int(place * len(found))].kill()
+            return True
+        except psutil.NoSuchProcess:  # it went between the two lines
             continue
-        time.sleep(0.05)
-    raise TimeoutError(f"no {class_name} to kill")
+    return False

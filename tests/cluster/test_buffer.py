@@ -31,7 +31,7 @@ def test_the_sum_has_the_same_bits_in_every_order_of_arrival_and_however_it_is_p
             piecewise.add([key for key in KEYS if here >= set(range(key.index + 1))])
         at_once.add(KEYS)
         assert at_once.gradient.tobytes() == expected.tobytes() == piecewise.gradient.tobytes()
-        assert at_once.num_waiting == piecewise.num_waiting == 0
+        assert at_once.waiting == piecewise.waiting == ()
 
 
 def test_a_gradient_pushed_twice_counts_once_and_the_first_counts():
@@ -50,7 +50,7 @@ def test_the_next_sum_starts_anew_and_discarded_gradients_are_gone():
     buffer.reset()
     buffer.discard([KEYS[2], KEYS[0]])
     buffer.add(KEYS[3:])
-    assert buffer.gradient.tobytes() == gradients()[3].tobytes() and buffer.num_waiting == 0
+    assert buffer.gradient.tobytes() == gradients()[3].tobytes() and buffer.waiting == ()
 
 
 def test_the_sum_of_bfloat16_gradients_is_float32():

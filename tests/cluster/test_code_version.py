@@ -2,9 +2,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fake_learner import training_plan
 
 from cluster.code_version import code_version, digest, require_code
 from cluster.errors import ClusterError
+from cluster.server import Server
+from cluster.slice_state import SliceState
+from cluster.slices import Slice
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +40,16 @@ def test_any_change_of_a_source_is_other_code(copy: Path, change: str):
         case "a file less":
             path.unlink()
     assert digest(copy) != digest(ROOT)
+
+
+def test_a_server_and_a_slice_of_other_code_are_refused(tmp_path: Path):
+    plan = training_plan(tmp_path).server
+    vectors = SliceState(training_plan(tmp_path).parameters, {}, None)
+    Slice(plan.optimizer, plan.num_steps, "float32", vectors, code_version())
+    with pytest.raises(ClusterError, match="runs other code than the run"):
+        Slice(plan.optimizer, plan.num_steps, "float32", vectors, "sources 0")
+    with pytest.raises(ClusterError, match="runs other code than the run"):
+        Server(plan, "sources 0")
 
 
 def test_other_code_is_refused_naming_both(monkeypatch: pytest.MonkeyPatch):

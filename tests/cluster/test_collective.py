@@ -48,7 +48,7 @@ def test_stopped_under_the_collective_and_resumed_under_the_server_the_bits_stay
     assert second.params_sha256 == expected.params_sha256
 
 
-@pytest.mark.slow  # the same with ranks as threads is quick: test_rank.py
+@pytest.mark.slow  # the same with ranks as threads is quick: test_replica.py
 def test_what_a_learner_raises_on_one_rank_is_raised_here(ray_cluster: None, tmp_path: Path):
     plan = training_plan(tmp_path, num_workers=2, build=Failing)
     with pytest.raises(ValueError, match=r"shard \d of a learner with a mistake"):

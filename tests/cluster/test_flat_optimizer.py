@@ -42,8 +42,13 @@ def test_soap_sees_each_parameter_in_its_shape():
     moved = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant", shapes=shapes), 12, START), range(12))
     whole = torch.cat([parameter.detach().reshape(-1) for parameter in expected])
     np.testing.assert_array_equal(moved, whole.numpy())
-    flat = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant"), 12, START), range(12))
+    flat = steps(FlatOptimizer(OptimizerPlan("soap", 0.05, "constant", shapes=((30,),)), 12, START), range(12))
     assert np.abs(flat - moved)[:20].max() > 1e-3
+
+
+def test_soap_without_shapes_is_not_silently_adam():
+    with pytest.raises(ValueError, match="'soap' needs the shapes of the 30 parameters"):
+        FlatOptimizer(OptimizerPlan("soap"), 10, START)
 
 
 @pytest.mark.parametrize("name", ["adam", "AdamW", "sgd", "rmsprop", "adagrad", "nadam", "soap"])
@@ -136,7 +141,9 @@ def test_options_reach_torch_and_the_others_keep_its_defaults():
         (OptimizerPlan("sgd", betas=(0.9, 0.99)), 1, "'sgd' has no option betas: it has momentum, weight_decay"),
         (OptimizerPlan("adam", momentum=0.9), 1, "'adam' has no option momentum: it has betas, eps, weight_decay"),
         (OptimizerPlan("adam", betas=(0.9, 1.5)), 1, "'adam' refuses its options: Invalid beta"),
-        (OptimizerPlan("Adafactor"), 2, "num_slices=2 must be 1"),
+        (OptimizerPlan("adafactor", epsilon=1e-6), 1, "'adafactor' has no option eps: it has weight_decay"),
+        (OptimizerPlan("soap", betas=(0.9, 1.5)), 1, "'soap' refuses its options"),
+        (OptimizerPlan("Adafactor"), 2, "num_slices=2 must be 1, or choose --optimizer.name adam"),
         (OptimizerPlan("SOAP"), 2, "num_slices=2 must be 1"),
         (OptimizerPlan("admw"), 1, "did you mean 'adamw'"),
     ],

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +59,30 @@ def test_ranks_that_die_without_a_step_in_between_are_given_up(tmp_path: Path):
     for _ in range(4):
         assert journal.begin() is not None
     journal.add([record(1)])
-    for _ in range(4):
+    for _ in range(3):
         assert journal.begin() is not None
     assert journal.begin() is None
-    with pytest.raises(ClusterError, match=r"started 4 times since meta-step 1 and none was done"):
+    with pytest.raises(ClusterError, match=r"after meta-step 1, and 4 deaths came with no meta-step done in between"):
         journal.finish()
+
+
+def test_meta_steps_that_are_done_again_count_but_not_for_ever(tmp_path: Path):
+    journal, _ = new_journal(tmp_path, num_workers=1)
+    journal.begin()
+    journal.add([record(1), record(2)])
+    for _ in range(30):
+        assert journal.begin() is not None
+        journal.add([record(1)])
+    assert journal.begin() is None
+    with pytest.raises(ClusterError, match=r"after meta-step 2, and 31 deaths came with no new meta-step"):
+        journal.finish()
+
+
+def test_workers_that_can_have_nothing_to_do_add_no_lives(tmp_path: Path):
+    plan = replace(training_plan(tmp_path, num_workers=50), meta_batch=2, num_shards=1, strategy="collective")
+    checkpoints.save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}, ""), tmp_path, 3)
+    journal = Journal(plan.server)
+    assert [journal.begin() is not None for _ in range(8)] == 7 * [True] + [False]
 
 
 def test_a_stop_reaches_the_ranks_with_the_next_answer(tmp_path: Path):

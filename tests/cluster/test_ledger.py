@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.ledger import OpenShards, ShardLedger
-from cluster.policies import MAX_ASSIGNED, may_replace_worker, num_to_assign
+from cluster.policies import MAX_ASSIGNED, Deaths, num_to_assign
 from cluster.shards import Shard, plan
 
 SHARDS = plan(version=0, num_tasks=8, num_shards=4)
@@ -118,5 +118,5 @@ def test_an_only_worker_takes_a_step_in_few_messages_and_others_share():
 
 
 def test_workers_that_keep_dying_are_not_replaced_for_ever():
-    assert may_replace_worker(deaths_since_step=6, num_workers=2)
-    assert not may_replace_worker(deaths_since_step=7, num_workers=2)
+    assert Deaths(6, 6).may_replace(num_workers=2)
+    assert not Deaths(7, 7).may_replace(num_workers=2)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path):
         assert json.loads((tmp_path / NAME).read_text())["process"] == os.getpid()
 
 
+def test_a_lock_that_goes_while_it_is_looked_at_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def end_of_the_other(descriptor: int, operation: int) -> None:
+        (tmp_path / NAME).unlink()
+        raise BlockingIOError
+
+    monkeypatch.setattr("cluster.lock.fcntl.flock", end_of_the_other)
+    with pytest.raises(CheckpointError, match=r"is being written by another run \(another process\)"), locked(tmp_path):
+        pass
+
+
 def test_what_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path):
     with locked(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / NAME).exists()
@@ -78,7 +89,10 @@ def sleepless(seconds: float) -> None:
 
 
 def test_a_lease_that_is_renewed_refuses_a_second_run(storage: Storage):
+    waits: list[float] = []
+
     def renew(seconds: float) -> None:
+        waits.append(seconds)
         storage.write(NAME, b'{"owner": "a", "host": "there", "process": 7, "beat": 2}')
 
     storage.write(NAME, b'{"owner": "a", "host": "there", "process": 7, "beat": 1}')
@@ -87,7 +101,7 @@ def test_a_lease_that_is_renewed_refuses_a_second_run(storage: Storage):
         lease(storage, Held("x"), 60, renew),
     ):
         pass
-    assert json.loads(storage.read(NAME))["beat"] == 2
+    assert waits == [60] and json.loads(storage.read(NAME))["beat"] == 2
 
 
 def test_a_lease_that_nobody_renews_is_taken_over_after_four_beats(storage: Storage):
@@ -128,6 +142,9 @@ def test_a_run_whose_lease_was_taken_over_ends(storage: Storage):
 
 
 def test_a_lease_is_rewritten_while_it_is_held(storage: Storage):
+    give_up_at = time.monotonic() + 60
+    beat = 0
     with lease(storage, Held("x"), 0.01, sleepless):
-        while json.loads(storage.read(NAME) or b'{"beat": 0}')["beat"] < 2:
-            pass
+        while beat < 2 and time.monotonic() < give_up_at:
+            beat = json.loads(storage.read(NAME) or b'{"beat": 0}')["beat"]
+    assert beat >= 2

@@ -150,3 +150,14 @@ def test_published_parameters_are_rounded_and_the_servers_own_are_not():
     exact = one.parameters
     np.testing.assert_array_equal(decode(one.published), torch.tensor(exact).bfloat16().float().numpy())
     assert one.published.dtype == np.uint16 and (decode(one.published) != exact).any()
+
+
+def test_gradients_that_were_never_reported_are_forgotten_with_their_shard_or_their_age():
+    one = ParameterSlice(ELEMENTWISE[0], 20, "float32", beginning())
+    served, later, old, passed, kept = (
+        GradientKey(*key) for key in ((3, 0, 2), (3, 0, 3), (5, 1, 1), (2, 1, 2), (4, 0, 2))
+    )
+    for key in (served, later, old, passed, kept):
+        one.push(key, gradient(0, 0))
+    one.sum(Update(3, 3, (served,), 1.0, (), oldest_base=2, front=3))
+    assert one.waiting == (kept,)

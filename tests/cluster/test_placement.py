@@ -26,12 +26,23 @@ def test_a_shortage_names_what_is_asked_what_is_held_and_what_to_do():
     one = shortage(PLAN, num_placed=1, num_needed=4, nodes=[{"CPU": 4.0, "memory": 1e9}], free={"CPU": 1.0})
     assert one == (
         "4 workers with threads_per_worker=3 ask for 12 CPUs, but the Ray cluster has 4 CPUs on 1 node, with 1 CPU "
-        "free and a place for 1 of the workers: ask for fewer, lower --cluster.min-workers, or add nodes"
+        "free and a place for 1 of the workers: lower --cluster.num-workers or --cluster.min-workers or "
+        "--cluster.threads-per-worker, add nodes, or raise --cluster.start-timeout-s if some are on their way"
     )
     nodes = [{"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}]
     two = shortage(PLAN, num_placed=0, num_needed=1, nodes=nodes, free={})
     assert "ask for 12 CPUs (1 of them would do)" in two
     assert "has 4 CPUs and 1 GPU on 2 nodes, 2 CPUs and 1 GPU on the largest, with nothing free" in two
+
+
+def test_a_shortage_for_one_worker_names_no_remedy_that_is_none():
+    plan = replace(PLAN, num_workers=1, threads_per_worker=1)
+    assert shortage(plan, num_placed=0, num_needed=1, nodes=[{"CPU": 4.0}], free={}) == (
+        "1 worker with threads_per_worker=1 asks for 1 CPU, but the Ray cluster has 4 CPUs on 1 node, with nothing "
+        "free and no place for it: add nodes, or raise --cluster.start-timeout-s if some are on their way"
+    )
+    later = shortage(plan, num_placed=0, num_needed=1, nodes=[], free={}, has_begun=True)
+    assert "--cluster.regrow-timeout-s" in later and "start-timeout" not in later
 
 
 def test_a_group_asks_for_a_place_for_each_of_its_ranks_on_one_node():
@@ -44,6 +55,7 @@ def test_a_group_asks_for_a_place_for_each_of_its_ranks_on_one_node():
         "4 workers of 3 ranks, each worker on one node, with threads_per_worker=3 and gpus_per_worker=0.5 ask for "
         "36 CPUs and 6 GPUs, but the Ray cluster has 18 CPUs and 3 GPUs on 1 node"
     )
+    assert all(f"--cluster.{name}-per-worker" in said for name in ("ranks", "threads", "gpus"))
 
 
 @pytest.mark.parametrize("gpus_per_worker", [-0.5, 2.0, float("nan")])

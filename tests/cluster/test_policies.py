@@ -124,6 +124,48 @@ def test_staleness_counts_the_update_under_way_and_what_is_refused_is_forgotten(
     assert update.unused == () and following.unused == (GradientKey(0, late.shard.index, base),)
 
 
+def in_slices(bench: Bench, seed: int) -> list[int]:
+    """Three workers of random speed and updates that take a while, as with slices; the staleness of what counted."""
+    draw = random.Random(seed)
+    staleness: list[int] = []
+    in_hand = {name: bench.work(name) for name in "abc"}
+    update = None
+    while not bench.state.is_done:
+        if update is not None and (draw.random() < 0.2 or not any(reports for _, reports in in_hand.values())):
+            staleness += [update.number - key.base for key in update.keys]
+            bench.state.finish_update(Made(1.0, None))
+            update = None
+        name = draw.choice("aaabbc")
+        base, reports = in_hand[name]
+        for report in reports:
+            bench.state.accept(name, base, report)
+        in_hand[name] = bench.work(name)
+        update = update or bench.state.next_update()
+    return staleness
+
+
+def test_staleness_counts_the_updates_of_gradients_that_wait_before_it():
+    bench = Bench(replace(server_plan(Stale(2)), num_shards=1))
+    (first,), (second,), (third,) = (bench.work(name)[1] for name in "abc")
+    bench.state.accept("a", 0, first)
+    update = bench.state.next_update()
+    assert update is not None
+    assert bench.state.accept("b", 0, second) is not None
+    bench.state.finish_update(Made(1.0, None))
+    assert bench.state.next_update() is not None
+    (fourth,) = bench.work("a")[1]
+    assert bench.state.accept("a", 1, fourth) is not None
+    assert bench.state.accept("c", 0, third) is None
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_bound_holds_while_updates_take_their_time(num_shards: int, seed: int):
+    bench = Bench(replace(server_plan(Stale(2)), num_shards=num_shards))
+    staleness = in_slices(bench, seed)
+    assert len(staleness) == bench.state.version * num_shards and 0 < max(staleness) <= 2
+
+
 def test_nobody_waits_for_a_slow_worker_until_the_bound_is_reached():
     synchronous, stale = Bench(server_plan(SYNCHRONOUS)), Bench(server_plan(Stale(1)))
     for bench in (synchronous, stale):
@@ -185,3 +227,49 @@ def test_values_out_of_range_are_refused(field: str, value: object, message: str
 def test_more_slices_than_blocks_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"num_slices=3 must lie in 1..2: 83 meta-parameters are 2 blocks of 64"):
         replace(training_plan(tmp_path), aggregation=AggregationPlan(num_slices=3))
+
+
+def test_an_update_says_what_no_later_one_will_sum():
+    stale, asynchronous = Bench(server_plan(Stale(2))), Bench(server_plan(Asynchronous()))
+    for bench in (stale, asynchronous):
+        bench.work("slow")
+    for _ in range(2):
+        stale.step("fast")
+    updates = []
+    for bench in (stale, asynchronous):
+        while (update := bench.state.next_update()) is None:
+            base, reports = bench.work("fast")
+            for report in reports:
+                bench.state.accept("fast", base, report)
+        updates.append(update)
+    assert [(update.oldest_base, update.front) for update in updates] == [(0, 0), (0, 0)]
+    stale.state.finish_update(Made(1.0, None))
+    stale.state.release("slow")
+    while (update := stale.state.next_update()) is None:
+        base, reports = stale.work("fast")
+        for report in reports:
+            stale.state.accept("fast", base, report)
+    assert update.oldest_base == 1
+    stale.state.finish_update(Made(1.0, None))
+    while (update := stale.state.next_update()) is None:
+        base, reports = stale.work("fast")
+        for report in reports:
+            stale.state.accept("fast", base, report)
+    assert update.oldest_base == 2 and update.front > 0
+
+
+def test_an_asynchronous_run_hands_out_nothing_while_a_meta_steps_gradients_wait():
+    bench = Bench(server_plan(Asynchronous()))
+    bench.work("slow")
+    while reports := bench.work("fast")[1]:
+        for report in reports:
+            bench.state.accept("fast", 0, report)
+        if len(bench.state.summable) > bench.state.version + 100:
+            break
+    assert len(bench.state.summable) == 4 and bench.state.take_over_in_s("fast") is None
+    assert bench.state.next_update() is not None and bench.work("fast")[1]
+
+
+def test_the_server_has_room_for_every_workers_question():
+    plan = replace(training_plan(Path("unused"), num_workers=5000), num_shards=2000, meta_batch=2000)
+    assert plan.server.max_workers == 2000 and plan.server.max_calls > 2 * 2000

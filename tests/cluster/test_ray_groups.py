@@ -93,7 +93,7 @@ def test_what_one_rank_raises_is_raised_here(ray_cluster: None, tmp_path: Path):
 def test_groups_that_the_cluster_cannot_hold_are_refused_saying_so(ray_cluster: None, tmp_path: Path):
     plan = group_plan_of(tmp_path, num_ranks=5, num_workers=1)
     with pytest.raises(
-        ClusterError, match=r"1 workers of 5 ranks, each worker on one node, .* ask for 5 CPUs, .* has 4 CPUs"
+        ClusterError, match=r"1 worker of 5 ranks, each worker on one node, .* asks for 5 CPUs, .* has 4 CPUs"
     ):
         run_meta_training(plan, ignore, never)
 

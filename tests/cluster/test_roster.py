@@ -59,9 +59,21 @@ def test_deaths_without_a_step_between_them_are_not_replaced_for_ever():
         assert roster.is_worth_replacing
         roster.lose()
         roster.place()
-    roster.step()
+    roster.step(is_new=True)
     for _ in range(9):
         roster.lose_server()
     assert roster.is_worth_replacing
     roster.lose_server()
     assert not roster.is_worth_replacing
+
+
+def test_a_run_that_only_repeats_meta_steps_may_die_more_often_but_not_for_ever():
+    roster, _ = new_roster()
+    for _ in range(30 * 3):
+        roster.lose_server()
+        assert roster.is_worth_replacing
+        roster.step(is_new=False)
+    roster.lose_server()
+    assert not roster.is_worth_replacing and "91 deaths came with no new meta-step" in roster.complaint
+    roster.step(is_new=True)
+    assert roster.is_worth_replacing

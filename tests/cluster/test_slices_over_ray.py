@@ -1,5 +1,6 @@
 """Slices and policies over Ray: what is exact has the bits of the run in one process, what is not keeps its bounds."""
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,11 @@ from victims import victims
 
 from cluster import checkpoint as checkpoints
 from cluster.aggregation import AggregationPlan
+from cluster.checkpoint import Checkpoint
+from cluster.errors import ClusterError
 from cluster.plan import StepRecord
 from cluster.policies import Asynchronous, ServerPolicy, Stale
+from cluster.slices import InSlices
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
@@ -59,6 +63,17 @@ def test_a_slice_killed_by_sigkill_is_replaced_with_the_server(ray_cluster: None
     result = run_meta_training(replace(plan, aggregation=AggregationPlan(num_slices=2)), kill, never)
     assert result.params_sha256 == local.params_sha256
     assert [record.version for record in records] == list(range(1, 13))
+
+
+def test_a_slice_of_other_code_ends_the_run_saying_so(ray_cluster: None, tmp_path: Path):
+    plan = replace(training_plan(tmp_path), aggregation=AggregationPlan(num_slices=2))
+    start = Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {})
+
+    async def begin() -> None:
+        await InSlices(plan.server, start, "sources 0").start()
+
+    with pytest.raises(ClusterError, match=r"a slice .* could not start: .* runs other code than the run"):
+        asyncio.run(begin())
 
 
 def test_a_shard_that_a_worker_sits_on_is_given_to_an_idle_one_and_the_bits_stay(ray_cluster: None, tmp_path: Path):

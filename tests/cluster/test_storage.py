@@ -62,6 +62,20 @@ def test_file_urls_are_folders_of_this_machine(tmp_path: Path):
     assert paths(tmp_path / "run")[0] == str(tmp_path / "run" / "checkpoint-00000012.mcb")
 
 
+def test_of_two_that_write_the_same_file_at_once_neither_fails(url: str, monkeypatch: pytest.MonkeyPatch):
+    memory = fsspec.get_filesystem_class("memory")
+    move = memory.mv
+
+    def after_the_other(self: object, *paths: str) -> None:
+        monkeypatch.setattr(memory, "mv", move)
+        RemoteFolder(url).write("x", b"other")
+        move(self, *paths)
+
+    monkeypatch.setattr(memory, "mv", after_the_other)
+    RemoteFolder(url).write("x", b"mine")
+    assert (open_storage(url).read("x"), open_storage(url).names()) == (b"mine", ["x"])
+
+
 @pytest.mark.parametrize("url", ["s4://bucket/run", "nothing://x"])
 def test_a_protocol_that_is_not_there_is_one_clear_error(url: str):
     with pytest.raises(CheckpointError, match=rf"checkpoints cannot lie at {url} .*: install"):

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
 from tiny_runs import TINY
 
 from cluster.lock import locked
 from jobs.cli import main
+from jobs.recipes import recipe
+from jobs.runs import find_run
+from jobs.settings_file import to_yaml
 
 
 def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(train, workplace):
@@ -29,6 +33,30 @@ def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_elsewhere(train
     assert again["checkpoint"] == f"{workplace}/kept/checkpoint-00000004.mcb"
     assert main(["train", "two-modes", "--resume", "--out=second", "--json=same.json"]) == 0
     assert json.loads((workplace / "same.json").read_text())["params_sha256"] == whole["params_sha256"]
+
+
+@pytest.mark.parametrize("name", ["run", "kept", "kept/checkpoint-00000004.mcb", "whole/checkpoints"])
+def test_a_run_is_found_with_its_folder_wherever_its_checkpoints_lie(workplace, name):
+    for run, checkpoint_dir in (("run", workplace / "kept"), ("whole", None)):
+        folder = workplace / "runs" / "two-modes" / run
+        folder.mkdir(parents=True)
+        settings = recipe("two-modes")
+        train = settings.train.model_copy(update={"checkpoint_dir": checkpoint_dir and str(checkpoint_dir)})
+        (folder / "settings.yaml").write_text(to_yaml(settings.model_copy(update={"train": train})))
+        checkpoints = checkpoint_dir or folder / "checkpoints"
+        checkpoints.mkdir()
+        (checkpoints / "checkpoint-00000004.mcb").touch()
+    within = workplace if name.startswith("kept") else workplace / "runs" / "two-modes"
+    found = find_run(str(within / name))
+    assert found is not None and found.folder is not None
+    assert found.folder.path == workplace / "runs" / "two-modes" / ("whole" if "whole" in name else "run")
+    assert found.checkpoint.endswith("checkpoint-00000004.mcb")
+
+
+def test_a_checkpoint_of_a_run_that_is_not_here_is_found_alone(workplace):
+    (workplace / "checkpoint-00000004.mcb").touch()
+    assert find_run("checkpoint-00000004.mcb") == ("checkpoint-00000004.mcb", None)
+    assert find_run("nothing") is None
 
 
 def test_a_second_run_on_the_same_checkpoints_is_refused_before_it_changes_anything(train, workplace, capsys):

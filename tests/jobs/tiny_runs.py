@@ -6,6 +6,7 @@ TINY = (
     "--modes.num-modes=3",
     "--modes.code-size=4",
     "--network.hidden=8,4",
+    "--network.num-rectified=2",
     "--hypernetwork.hidden=8",
     "--evaluation.num-tasks=60",
     "--evaluation.num-mapping-tasks=40",

@@ -63,7 +63,7 @@ def server_plan(load: Load, num_steps: int, folder: Path) -> ServerPlan:
         num_steps=num_steps,
         meta_batch=load.num_workers,
         num_shards=load.num_workers,
-        num_workers=load.num_workers,
+        max_workers=load.num_workers,
         optimizer=OptimizerPlan(learning_rate=1e-3),
         aggregation=AggregationPlan(num_slices=load.num_slices, straggler_factor=None),
         parameter_shapes={"all": (int(load.num_bytes) // 4,)},
@@ -80,7 +80,10 @@ def measure(load: Load, seconds: float, num_processes: int) -> Point:
         plan = server_plan(load, 10**6, Path(folder))
         start = np.zeros(plan.num_parameters, dtype=np.float32)
         save(Checkpoint(0, start, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 1)
-        server = cast(ActorHandle, ray.remote(Server).options(num_cpus=0).remote(plan, code_version()))
+        server = cast(
+            ActorHandle,
+            ray.remote(Server).options(num_cpus=0, max_concurrency=plan.max_calls).remote(plan, code_version()),
+        )
         names = [f"worker-{index}" for index in range(load.num_workers)]
         workers = [ray.remote(LightWorkers).options(num_cpus=0).remote() for _ in range(num_processes)]
         try:

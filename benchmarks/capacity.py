@@ -2,9 +2,9 @@
 
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -33,27 +33,23 @@ class LightWorkers:
 
     def run(self, names: Sequence[str], server: ActorHandle, num_parameters: int) -> list[tuple[float, float]]:
         """Work until the run is over; start and length of every exchange, seconds."""
-        exchanges: list[tuple[float, float]] = []
         gradient = np.full(num_parameters, 1e-3, dtype=np.float32)
 
-        def work(name: str) -> None:
+        def work(name: str) -> list[tuple[float, float]]:
             link = ServerLink(name, server, "float32")
             reports: list[ShardReport] = []
+            exchanges: list[tuple[float, float]] = []
             while True:
                 began = time.time()
                 found = link.ask(reports)
                 if found is None:
-                    return
+                    return exchanges
                 if reports:
                     exchanges.append((began, time.time() - began))
                 reports = [report(shard, gradient) for shard in found.shards]
 
-        threads = [threading.Thread(target=work, args=(name,)) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return exchanges
+        with ThreadPoolExecutor(len(names)) as threads:
+            return [exchange for exchanges in threads.map(work, names) for exchange in exchanges]
 
 
 def report(shard: Shard, gradient: np.ndarray) -> ShardReport:
@@ -67,7 +63,7 @@ def server_plan(load: Load, num_steps: int, folder: Path) -> ServerPlan:
         num_steps=num_steps,
         meta_batch=load.num_workers,
         num_shards=load.num_workers,
-        num_workers=load.num_workers,
+        max_workers=load.num_workers,
         optimizer=OptimizerPlan(learning_rate=1e-3),
         aggregation=AggregationPlan(num_slices=load.num_slices, straggler_factor=None),
         parameter_shapes={"all": (int(load.num_bytes) // 4,)},
@@ -84,7 +80,10 @@ def measure(load: Load, seconds: float, num_processes: int) -> Point:
         plan = server_plan(load, 10**6, Path(folder))
         start = np.zeros(plan.num_parameters, dtype=np.float32)
         save(Checkpoint(0, start, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 1)
-        server = cast(ActorHandle, ray.remote(Server).options(num_cpus=0).remote(plan, code_version()))
+        server = cast(
+            ActorHandle,
+            ray.remote(Server).options(num_cpus=0, max_concurrency=plan.max_calls).remote(plan, code_version()),
+        )
         names = [f"worker-{index}" for index in range(load.num_workers)]
         workers = [ray.remote(LightWorkers).options(num_cpus=0).remote() for _ in range(num_processes)]
         try:
@@ -102,10 +101,10 @@ def watch(load: Load, server: ActorHandle, runs: Sequence[ray.ObjectRef], second
     """Let the run go on for so long, then end it and put together what was seen."""
     version = 0
     while version < NUM_WARM_UP:
-        version = last_version(server, version)
+        version = last_version(server, version, runs)
     began, first, before = time.time(), version, processor_s()
     while time.time() < began + seconds or version < first + NUM_WARM_UP:
-        version = last_version(server, version)
+        version = last_version(server, version, runs)
     ended, after = time.time(), processor_s()
     ray.get(server.finish.remote(version))
     exchanges = [exchange for found in ray.get(list(runs)) for exchange in found]
@@ -131,10 +130,14 @@ def watch(load: Load, server: ActorHandle, runs: Sequence[ray.ObjectRef], second
     )
 
 
-def last_version(server: ActorHandle, seen: int) -> int:
-    """The newest meta-step, waiting for one after `seen`."""
-    progress = cast(Progress, ray.get(server.progress.remote(seen)))
-    return progress.records[-1].version
+def last_version(server: ActorHandle, seen: int, runs: Sequence[ray.ObjectRef]) -> int:
+    """The newest meta-step, waiting for one after `seen`; raises what a worker raised."""
+    answer = server.progress.remote(seen)
+    ended, _ = ray.wait([answer, *runs], num_returns=1)
+    if answer not in ended:
+        ray.get(ended)
+        raise RuntimeError("workers ended in the midst of the run")
+    return cast(Progress, ray.get(answer)).records[-1].version
 
 
 def processor_s() -> dict[str, float]:

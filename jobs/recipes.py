@@ -37,7 +37,7 @@ def five_modes() -> Settings:
         network=Network(hidden=(64, 64, 18), num_rectified=6, adapted="head", conditional=r"^layers\.2\."),
         hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=2500, meta_batch=300, evidence_weight=2.0),
+        train=Train(num_steps=2300, meta_batch=300, evidence_weight=2.0),
         optimizer=Optimizer(name="soap", learning_rate=2.5e-3, betas=(0.9, 0.99), warmup=50),
     )
 

@@ -1,7 +1,7 @@
 """Mode-conditional Bayesian MAML: the composition; with `mode_axis` the only place where the task axis is batched."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,23 +14,14 @@ from mcb.inference.gradient import GradientDescent
 from mcb.inference.problem import Answer, Components, Inference, Problem
 from mcb.likelihoods import Gaussian, Likelihood, Predictive
 from mcb.mode_axis import ModeAxis, mapped
-from mcb.modes.definition import ModeDefinition
+from mcb.modes.definition import ModeDefinition, RefreshedModes
 from mcb.modes.embedding import Embedding
 from mcb.networks.functional import BaseNetwork
-from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nll
-from mcb.predictive import GaussianMixture
+from mcb.objectives import Losses, MetaObjective, Prediction, losses, predictive_nll
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
 from mcb.sharing import SharedAxes, Sharing, share_out
 from mcb.types import Support, Task
-
-
-class Losses(NamedTuple):
-    """Per task: the differentiable meta-objective, and what to report (detached), each a mean over query points."""
-
-    loss: Float[Tensor, "T"]
-    nll: Float[Tensor, "T"]
-    squared_error: Float[Tensor, "T"]
 
 
 class ModeConditionalBayesianMAML(nn.Module):
@@ -125,15 +116,24 @@ class ModeConditionalBayesianMAML(nn.Module):
         self, tasks: Task, noise: Float[Tensor, "T P D"] | None, meta_objective: MetaObjective = predictive_nll
     ) -> Losses:
         """The meta-objective of every task, with its negative log density and squared error for the record."""
-        prediction = self(tasks, noise)
-        loss = meta_objective(prediction, tasks)
-        with torch.no_grad():
-            nll = loss.detach() if meta_objective is predictive_nll else predictive_nll(prediction, tasks)
-            squared_error = torch.zeros_like(nll)
-            if isinstance(prediction.predictive, GaussianMixture):
-                error = (prediction.predictive.expectation() - tasks.query_y).square().mean(-1)
-                squared_error = masked_mean(error, tasks.query_mask)
-        return Losses(loss, nll, squared_error)
+        return losses(self(tasks, noise), tasks, meta_objective)
+
+    @torch.no_grad()
+    def survey(
+        self, support: Support, mode: Int[Tensor, "T"], noise: Float[Tensor, "T P D"] | None
+    ) -> Float[Tensor, "T R"]:
+        """What `modes.refresh` reads of these tasks: representations or responsibilities, as `modes.surveys` says.
+
+        Raises:
+            ValueError: the modes have no state to refresh, or as `adapt_tasks`.
+        """
+        if not isinstance(self.modes, RefreshedModes):
+            raise ValueError(f"modes={type(self.modes).__name__} are not refreshed: there is nothing to survey")
+        if self.modes.surveys == "responsibilities":
+            return self.adapt_tasks(support, mode, noise).log_responsibilities.exp()
+        representations = self._embed(support)
+        assert representations is not None  # such modes need an embedding
+        return representations
 
     def adapt(
         self,

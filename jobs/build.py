@@ -11,6 +11,7 @@ from cluster.group_plan import GroupPlan
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import TrainingPlan
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
+from jobs import mode_settings as m
 from jobs import runtime_settings as r
 from jobs import settings as s
 from jobs.errors import UsageError
@@ -196,21 +197,21 @@ def _encoder(encoder: s.Encoder, source: Source) -> DeepSet | None:
             return DeepSet(source.x_size, source.y_size, encoder.embedding_size, encoder.hidden)
 
 
-def _modes(modes: s.Modes, num_true_modes: int, embedding_size: int | None) -> tuple[ModeDefinition, int]:
+def _modes(modes: m.Modes, num_true_modes: int, embedding_size: int | None) -> tuple[ModeDefinition, int]:
     """The mode definition and the length of its codes; raises `UsageError` where an encoder is missing."""
-    reads_embedding = isinstance(modes, s.EmbeddingModes) or (
-        isinstance(modes, s.CodebookModes) and modes.gate != "weights"
+    reads_embedding = isinstance(modes, m.EmbeddingModes) or (
+        isinstance(modes, m.CodebookModes) and modes.gate != "weights"
     )
     if reads_embedding and embedding_size is None:
         raise UsageError(f"these modes ({modes.kind}) read the task encoder: give --encoder.kind deep-set")
     match modes:
-        case s.SingleMode():
+        case m.SingleMode():
             return Single(modes.code_size), modes.code_size
-        case s.OracleModes():
+        case m.OracleModes():
             return Oracle(num_true_modes, modes.code_size), modes.code_size
-        case s.EmbeddingModes():
+        case m.EmbeddingModes():
             return Embedding(), embedding_size or 0
-        case s.CodebookModes():
+        case m.CodebookModes():
             return Codebook(modes.num_modes, modes.code_size, modes.gate, embedding_size), modes.code_size
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 from jobs.errors import UsageError, nearest
+from jobs.mode_settings import CodebookModes, EmbeddingModes, SingleMode
 from jobs.settings import (
-    CodebookModes,
     ConjugateInference,
     CurveTasks,
     DeepSetEncoder,
-    EmbeddingModes,
     Evaluation,
     GradientInference,
     Hypernetwork,
@@ -17,7 +16,6 @@ from jobs.settings import (
     Optimizer,
     RegressionTasks,
     Settings,
-    SingleMode,
     SVGDInference,
     Train,
 )

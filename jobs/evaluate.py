@@ -9,8 +9,9 @@ from cluster.errors import UserError
 from cluster.gradient import FlatParameters, parameter_shapes
 from cluster.tracking_store import absolute_uri, first_sentence, open_store
 from jobs.arguments import EvaluateOptions
+from jobs.bayes import bayes_limit
 from jobs.build import build_learner, build_source
-from jobs.evaluation import Evaluation, bayes_limit, evaluate
+from jobs.evaluation import Evaluation, evaluate
 from jobs.overrides import Overrides, override
 from jobs.pictures import draw
 from jobs.report import new_console, print_results

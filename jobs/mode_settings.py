@@ -8,9 +8,6 @@ from jobs.section import HowToChoose, Section, count
 
 ModesKind = Field(description=f"codebook, clustered, embedding, single or oracle{HowToChoose}")
 CodeSize = Annotated[int, count(1, 65_536, "length of a mode's code")]
-RefreshEvery = Annotated[int, count(1, 10**6, "meta-steps from one survey of the reservoir to the next")]
-RefreshLag = Annotated[int, count(1, 10**6, "meta-steps from a survey to its effect, at most refresh_every")]
-NumReservoir = Annotated[int, count(2, 10**6, "tasks of the reservoir, the same at every survey")]
 Strategy = Literal[
     "k-means",
     "mini-batch-k-means",
@@ -21,6 +18,14 @@ Strategy = Literal[
     "hdbscan",
     "dp-means",
 ]
+
+
+class Refreshed(Section):
+    """Modes that a survey of a fixed reservoir of tasks renews while training goes."""
+
+    refresh_every: Annotated[int, count(1, 10**6, "meta-steps from one survey of the reservoir to the next")] = 100
+    refresh_lag: Annotated[int, count(1, 10**6, "meta-steps from a survey to its effect, at most refresh_every")] = 20
+    num_reservoir: Annotated[int, count(2, 10**6, "tasks of the reservoir, the same at every survey")] = 1000
 
 
 class SingleMode(Section):
@@ -43,7 +48,7 @@ class EmbeddingModes(Section):
     kind: Annotated[Literal["embedding"], ModesKind] = "embedding"
 
 
-class CodebookModes(Section):
+class CodebookModes(Refreshed):
     """Learned codes with a gate; responsibilities by Bayes' rule from the evidence.
 
     With a `concentration` the number of codes is learned: those that too few tasks use are pruned, crowded ones split.
@@ -56,12 +61,9 @@ class CodebookModes(Section):
     concentration: Annotated[
         float | None, Field(gt=0, le=1e6, description="of a Dirichlet prior on codes of learned number; None: all stay")
     ] = None
-    refresh_every: RefreshEvery = 100
-    refresh_lag: RefreshLag = 20
-    num_reservoir: NumReservoir = 1000
 
 
-class ClusteredModes(Section):
+class ClusteredModes(Refreshed):
     """Codes of the clusters that a strategy finds in representations of a reservoir of tasks, again and again."""
 
     kind: Annotated[Literal["clustered"], ModesKind] = "clustered"
@@ -81,9 +83,6 @@ class ClusteredModes(Section):
         Literal["soft", "hard"], Field(description="a cluster's probability in the gate, or the likeliest alone")
     ] = "soft"
     code_size: CodeSize = 32
-    refresh_every: RefreshEvery = 100
-    refresh_lag: RefreshLag = 20
-    num_reservoir: NumReservoir = 1000
     concentration: Annotated[
         float | None, Field(gt=0, le=1e6, description="of dirichlet-process-mixture alone; None: its own choice")
     ] = None

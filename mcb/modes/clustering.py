@@ -1,0 +1,92 @@
+"""Clustering strategies: scikit-learn's, under one interface, and DP-means."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from mcb.randomness import fold_key
+
+NOISE = -1  # label of a point that belongs to no cluster
+
+
+@runtime_checkable
+class Clustering(Protocol):
+    """A clustering strategy with bound hyperparameters and no state."""
+
+    @property
+    def num_clusters(self) -> int | None:
+        """How many clusters it makes; None where it finds their number itself."""
+        ...
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """`(N,)` labels of `(N, R)` standardised float64 points, -1 for noise; a pure function of its arguments."""
+        ...
+
+
+def find_clusters(clustering: Clustering, points: np.ndarray, seed: int) -> np.ndarray:
+    """Labels `0..C - 1`, the largest cluster first, and -1 for noise, of the standardised points.
+
+    One thread, so that sums are added in the same order everywhere.
+
+    Raises:
+        ValueError: a point is not finite, or there are fewer points than clusters.
+    """
+    if not np.isfinite(points).all():
+        row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
+        raise ValueError(f"the representation of surveyed task {row} is not finite: lower the learning rate")
+    if len(points) < max(2, clustering.num_clusters or 0):
+        least = clustering.num_clusters or 2
+        raise ValueError(f"{len(points)} surveyed tasks are fewer than num_clusters={least}: survey more tasks")
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        _ignore_what_is_expected()
+        labels = clustering(standardised(points), fold_key(seed, "clustering") % 2**32)
+    return by_size(labels)
+
+
+def standardised(points: np.ndarray) -> np.ndarray:
+    """Each column less its median, in units of its interquartile range over that of a normal, cut off at 5 either side.
+
+    A column whose quartiles are equal is divided by its standard deviation, a constant one becomes 0.
+    """
+    centred = points - np.median(points, axis=0)
+    low, high = np.quantile(centred, [0.25, 0.75], axis=0)
+    scale = np.where(high > low, (high - low) / 1.349, centred.std(0))
+    negligible = 1e-9 * np.abs(points).max(0, initial=0)
+    return np.clip(np.where(scale > negligible, centred / np.maximum(scale, 1e-300), 0.0), -5, 5)
+
+
+def by_size(labels: np.ndarray) -> np.ndarray:
+    """Clusters renamed to `0, 1, …` from the largest to the smallest, equal ones by their first member."""
+    names, first, count = np.unique(labels[labels != NOISE], return_index=True, return_counts=True)
+    renamed = np.full(len(labels), NOISE)
+    for new, old in enumerate(np.lexsort((first, -count))):
+        renamed[labels == names[old]] = new
+    return renamed
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """K-means (Lloyd 1982) from the best of `num_starts` k-means++ starts."""
+
+    num_clusters: int
+    num_starts: int = 4
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """Labels."""
+        from sklearn import cluster
+
+        return _fit(cluster.KMeans(self.num_clusters, n_init=self.num_starts, random_state=seed), points)
+
+
+def _fit(estimator: Any, points: np.ndarray) -> np.ndarray:
+    return np.asarray(estimator.fit_predict(points), dtype=np.int64)
+
+
+def _ignore_what_is_expected() -> None:
+    """Fewer distinct points than clusters, fits that end at their last iteration: the labels are good all the same."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.simplefilter("ignore", ConvergenceWarning)

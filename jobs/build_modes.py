@@ -1,24 +1,20 @@
 """From settings to a mode definition: its codes, and for clustered modes the strategy and what it clusters."""
 
+from torch import nn
+
 from jobs import mode_settings as m
 from jobs.errors import UsageError
+from mcb.encoders.deep_set import DeepSet
 from mcb.modes.clustered import Clustered
-from mcb.modes.clustering import (
-    HDBSCAN,
-    Agglomerative,
-    Clustering,
-    DirichletProcessMixture,
-    DPMeans,
-    GaussianMixture,
-    KMeans,
-    MiniBatchKMeans,
-    Spectral,
-)
+from mcb.modes.clustering import Clustering, KMeans
 from mcb.modes.codebook import Codebook
 from mcb.modes.definition import ModeDefinition
 from mcb.modes.embedding import Embedding
 from mcb.modes.oracle import Oracle
+from mcb.modes.representations import SupportStatistics
 from mcb.modes.single import Single
+from mcb.networks.functional import BaseNetwork
+from mcb.types import TaskSource
 
 _MOST_MODES = 32  # slots of a strategy that finds the number of clusters, unless the settings say another
 _OWN = {"concentration": "dirichlet-process-mixture", "min_cluster_size": "hdbscan", "radius": "dp-means"}
@@ -46,6 +42,20 @@ def build_modes(modes: m.Modes, num_true_modes: int, embedding_size: int | None)
             return Codebook(modes.num_modes, modes.code_size, modes.gate, embedding_size), modes.code_size
 
 
+def embedding_size(modes: m.Modes, source: TaskSource, network: BaseNetwork, encoder: DeepSet | None) -> int | None:
+    """Length of what gate or codes read of a task; None where there is nothing."""
+    if isinstance(modes, m.ClusteredModes) and modes.representation != "embedding":
+        return SupportStatistics(source.x_size, source.y_size).embedding_size
+    return None if encoder is None else encoder.embedding_size
+
+
+def build_encoder(modes: m.Modes, source: TaskSource, encoder: DeepSet | None) -> nn.Module | None:
+    """What turns a task into that: the encoder, or the representation that clustered modes ask for."""
+    if isinstance(modes, m.ClusteredModes) and modes.representation != "embedding":
+        return SupportStatistics(source.x_size, source.y_size)
+    return encoder
+
+
 def build_strategy(modes: m.ClusteredModes) -> Clustering:
     """The clustering strategy; raises `UsageError` for one that cannot work with the settings beside it."""
     for name, owner in _OWN.items():
@@ -56,24 +66,7 @@ def build_strategy(modes: m.ClusteredModes) -> Clustering:
             f"modes.num_reservoir={modes.num_reservoir} must be at least modes.num_modes={modes.num_modes}: "
             "there are no more clusters than tasks"
         )
-    most = modes.num_modes or _MOST_MODES
-    match modes.strategy:
-        case "k-means":
-            return KMeans(_number(modes))
-        case "mini-batch-k-means":
-            return MiniBatchKMeans(_number(modes))
-        case "gaussian-mixture":
-            return GaussianMixture(_number(modes))
-        case "agglomerative":
-            return Agglomerative(_number(modes))
-        case "spectral":
-            return Spectral(_number(modes))
-        case "dirichlet-process-mixture":
-            return DirichletProcessMixture(most, modes.concentration)
-        case "hdbscan":
-            return HDBSCAN(modes.min_cluster_size)
-        case "dp-means":
-            return DPMeans(modes.radius)
+    return KMeans(_number(modes))
 
 
 def _number(modes: m.ClusteredModes) -> int:

@@ -1,4 +1,4 @@
-"""Clustering strategies: scikit-learn's, under one interface, and DP-means."""
+"""Clustering strategies, scikit-learn's under one interface; DP-means, which it has not, is in `dp_means`."""
 
 import warnings
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from mcb.randomness import fold_key
 
 NOISE = -1  # label of a point that belongs to no cluster
+_SMALLEST_VARIANCE = 1e-3  # of a mixture's component, of standardised points
 
 
 @runtime_checkable
@@ -69,16 +70,134 @@ def by_size(labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class KMeans:
-    """K-means (Lloyd 1982) from the best of `num_starts` k-means++ starts."""
+    """K-means (Lloyd 1982), the best of `num_starts` k-means++ starts."""
 
     num_clusters: int
     num_starts: int = 4
 
     def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
         """Labels."""
-        from sklearn import cluster
+        return _fit(cluster().KMeans(self.num_clusters, n_init=self.num_starts, random_state=seed), points)
 
-        return _fit(cluster.KMeans(self.num_clusters, n_init=self.num_starts, random_state=seed), points)
+
+@dataclass(frozen=True)
+class MiniBatchKMeans:
+    """K-means by steps on random batches (Sculley 2010), for large surveys."""
+
+    num_clusters: int
+    num_starts: int = 4
+    batch_size: int = 1024
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """Labels."""
+        estimator = cluster().MiniBatchKMeans(
+            self.num_clusters, n_init=self.num_starts, batch_size=self.batch_size, random_state=seed
+        )
+        return _fit(estimator, points)
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A mixture of Gaussians with diagonal covariances by expectation maximisation, which starts at k-means."""
+
+    num_clusters: int
+    num_starts: int = 2
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """The likeliest component of each point."""
+        estimator = mixture().GaussianMixture(
+            self.num_clusters,
+            covariance_type="diag",
+            reg_covar=_SMALLEST_VARIANCE,
+            n_init=self.num_starts,
+            random_state=seed,
+        )
+        return _fit(estimator, points)
+
+
+@dataclass(frozen=True)
+class DirichletProcessMixture:
+    """A mixture of Gaussians under a Dirichlet process, by variational inference (Blei & Jordan 2006): finds how many.
+
+    It is cut off at `max_clusters`. The smaller the `concentration`, the fewer components keep any points; None: one
+    over `max_clusters`.
+    """
+
+    max_clusters: int
+    concentration: float | None = None
+    num_clusters: None = None
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """The likeliest component of each point."""
+        estimator = mixture().BayesianGaussianMixture(
+            n_components=min(self.max_clusters, len(points)),
+            covariance_type="diag",
+            reg_covar=_SMALLEST_VARIANCE,
+            weight_concentration_prior=self.concentration or 1 / self.max_clusters,
+            max_iter=200,
+            random_state=seed,
+        )
+        return _fit(estimator, points)
+
+
+@dataclass(frozen=True)
+class Agglomerative:
+    """Merges whatever raises the variance within clusters least, from single points up (Ward 1963)."""
+
+    num_clusters: int
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """Labels; there is nothing random."""
+        return _fit(cluster().AgglomerativeClustering(self.num_clusters, linkage="ward"), points)
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """Cuts the graph of nearest neighbours by its spectrum (Shi & Malik 2000)."""
+
+    num_clusters: int
+    num_neighbors: int = 15
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """Labels."""
+        estimator = cluster().SpectralClustering(
+            self.num_clusters,
+            affinity="nearest_neighbors",
+            n_neighbors=min(self.num_neighbors, len(points)),
+            assign_labels="cluster_qr",
+            random_state=seed,
+        )
+        return _fit(estimator, points)
+
+
+@dataclass(frozen=True)
+class HDBSCAN:
+    """Dense regions at whatever density they hold together longest (Campello, Moulavi & Sander 2013): finds how many.
+
+    Points between them are noise. `min_cluster_size` None: a hundredth of the points, at least 5.
+    """
+
+    min_cluster_size: int | None = None
+    num_clusters: None = None
+
+    def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
+        """Labels, -1 for noise; there is nothing random."""
+        size = self.min_cluster_size or max(5, len(points) // 100)
+        return _fit(cluster().HDBSCAN(size, copy=True), points)
+
+
+def cluster() -> Any:
+    """scikit-learn's module, imported where clusters are made: a worker computes gradients and makes none."""
+    import sklearn.cluster
+
+    return sklearn.cluster
+
+
+def mixture() -> Any:
+    """The same of mixtures."""
+    import sklearn.mixture
+
+    return sklearn.mixture
 
 
 def _fit(estimator: Any, points: np.ndarray) -> np.ndarray:
@@ -86,7 +205,8 @@ def _fit(estimator: Any, points: np.ndarray) -> np.ndarray:
 
 
 def _ignore_what_is_expected() -> None:
-    """Fewer distinct points than clusters, fits that end at their last iteration: the labels are good all the same."""
+    """Fits that end at their last iteration, fewer distinct points than clusters, and graphs that fall into parts."""
     from sklearn.exceptions import ConvergenceWarning
 
     warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)

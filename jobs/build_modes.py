@@ -6,9 +6,19 @@ from jobs import mode_settings as m
 from jobs.errors import UsageError
 from mcb.encoders.deep_set import DeepSet
 from mcb.modes.clustered import Clustered
-from mcb.modes.clustering import Clustering, KMeans
+from mcb.modes.clustering import (
+    HDBSCAN,
+    Agglomerative,
+    Clustering,
+    DirichletProcessMixture,
+    GaussianMixture,
+    KMeans,
+    MiniBatchKMeans,
+    Spectral,
+)
 from mcb.modes.codebook import Codebook
 from mcb.modes.definition import ModeDefinition
+from mcb.modes.dp_means import DPMeans
 from mcb.modes.embedding import Embedding
 from mcb.modes.oracle import Oracle
 from mcb.modes.representations import SupportStatistics
@@ -66,7 +76,24 @@ def build_strategy(modes: m.ClusteredModes) -> Clustering:
             f"modes.num_reservoir={modes.num_reservoir} must be at least modes.num_modes={modes.num_modes}: "
             "there are no more clusters than tasks"
         )
-    return KMeans(_number(modes))
+    most = modes.num_modes or _MOST_MODES
+    match modes.strategy:
+        case "k-means":
+            return KMeans(_number(modes))
+        case "mini-batch-k-means":
+            return MiniBatchKMeans(_number(modes))
+        case "gaussian-mixture":
+            return GaussianMixture(_number(modes))
+        case "agglomerative":
+            return Agglomerative(_number(modes))
+        case "spectral":
+            return Spectral(_number(modes))
+        case "dirichlet-process-mixture":
+            return DirichletProcessMixture(most, modes.concentration)
+        case "hdbscan":
+            return HDBSCAN(modes.min_cluster_size)
+        case "dp-means":
+            return DPMeans(modes.radius)
 
 
 def _number(modes: m.ClusteredModes) -> int:

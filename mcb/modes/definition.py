@@ -34,7 +34,7 @@ class Refresh(NamedTuple):
 
     `labels` are the slots of the surveyed tasks under the new state. `metrics` always has `num_modes`; `silhouette`
     where tasks were clustered; `stability`, the adjusted Rand index of the labels under the old state and under the new
-    one, from the second refresh on.
+    one, where the old state told tasks apart.
     """
 
     state: tuple[Tensor, ...]

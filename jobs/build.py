@@ -12,7 +12,8 @@ from cluster.survey import initial_state
 from jobs import mode_settings as m
 from jobs import runtime_settings as r
 from jobs import settings as s
-from jobs.build_modes import build_encoder, build_modes, embedding_size
+from jobs.build_modes import build_modes
+from jobs.build_representation import build_representation, embedding_size
 from jobs.build_runtime import aggregation_plan, group_plan, optimizer_plan
 from jobs.errors import UsageError
 from jobs.refresher import Refresher
@@ -60,7 +61,7 @@ def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesi
         shape = settings.network
         mlp = MLP(source.x_size, source.y_size, shape.hidden, shape.activation, shape.num_rectified)
         network = BaseNetwork(mlp, settings.network.adapted, settings.network.conditional)
-        size = embedding_size(settings.modes, source, network, encoder)
+        size = embedding_size(settings, source, network, encoder)
         modes, code_size = build_modes(settings.modes, len(source.mode_names), size)
         hypernetwork = PriorHypernetwork(
             code_size,
@@ -71,8 +72,9 @@ def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesi
             spread=settings.hypernetwork.spread,
         )
         inference = _inference(settings.inference)
+        parts = (network, hypernetwork, likelihood, modes, inference)
         return ModeConditionalBayesianMAML(
-            build_encoder(settings.modes, source, encoder),
+            build_representation(settings, source, encoder, parts),
             hypernetwork,
             network,
             modes=modes,

@@ -1,10 +1,8 @@
-"""From settings to a mode definition: its codes, and for clustered modes the strategy and what it clusters."""
-
-from torch import nn
+"""From settings to a mode definition: its codes, its gate, and for clustered modes the strategy."""
 
 from jobs import mode_settings as m
 from jobs.errors import UsageError
-from mcb.encoders.deep_set import DeepSet
+from mcb.modes.adaptive_codebook import AdaptiveCodebook
 from mcb.modes.clustered import Clustered
 from mcb.modes.clustering import (
     HDBSCAN,
@@ -21,10 +19,7 @@ from mcb.modes.definition import ModeDefinition
 from mcb.modes.dp_means import DPMeans
 from mcb.modes.embedding import Embedding
 from mcb.modes.oracle import Oracle
-from mcb.modes.representations import SupportStatistics
 from mcb.modes.single import Single
-from mcb.networks.functional import BaseNetwork
-from mcb.types import TaskSource
 
 _MOST_MODES = 32  # slots of a strategy that finds the number of clusters, unless the settings say another
 _OWN = {"concentration": "dirichlet-process-mixture", "min_cluster_size": "hdbscan", "radius": "dp-means"}
@@ -46,24 +41,15 @@ def build_modes(modes: m.Modes, num_true_modes: int, embedding_size: int | None)
             return Embedding(), embedding_size or 0
         case m.ClusteredModes():
             strategy, num_modes = build_strategy(modes), modes.num_modes or _MOST_MODES
-            clustered = Clustered(num_modes, modes.code_size, embedding_size or 0, strategy, modes.assignment)
+            size = embedding_size or 0
+            clustered = Clustered(num_modes, modes.code_size, size, strategy, modes.assignment, modes.trust)
             return clustered, modes.code_size
+        case m.CodebookModes(concentration=float(concentration)):
+            if modes.gate != "weights":
+                raise UsageError(f"modes.concentration={concentration:g} needs modes.gate=weights, not {modes.gate}")
+            return AdaptiveCodebook(modes.num_modes, modes.code_size, concentration), modes.code_size
         case m.CodebookModes():
             return Codebook(modes.num_modes, modes.code_size, modes.gate, embedding_size), modes.code_size
-
-
-def embedding_size(modes: m.Modes, source: TaskSource, network: BaseNetwork, encoder: DeepSet | None) -> int | None:
-    """Length of what gate or codes read of a task; None where there is nothing."""
-    if isinstance(modes, m.ClusteredModes) and modes.representation != "embedding":
-        return SupportStatistics(source.x_size, source.y_size).embedding_size
-    return None if encoder is None else encoder.embedding_size
-
-
-def build_encoder(modes: m.Modes, source: TaskSource, encoder: DeepSet | None) -> nn.Module | None:
-    """What turns a task into that: the encoder, or the representation that clustered modes ask for."""
-    if isinstance(modes, m.ClusteredModes) and modes.representation != "embedding":
-        return SupportStatistics(source.x_size, source.y_size)
-    return encoder
 
 
 def build_strategy(modes: m.ClusteredModes) -> Clustering:

@@ -4,16 +4,15 @@ import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.func import vmap
 
 from jobs.build import Source
-from jobs.evaluation import NOISE_KEY
+from jobs.evaluation import NOISE_KEY, TEST_SEED
 from jobs.found_modes import FoundMode, FoundModes, prior_predictive
 from jobs.grids import grid
+from jobs.statistics import support_statistics
 from mcb.figures import found_against_true, representative_tasks, tasks_by_mode
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.modes.definition import RefreshedModes
-from mcb.modes.representations import SupportStatistics
 from mcb.types import Task
 
 _MOST_DRAWN = 15  # modes with a panel of their own
@@ -34,10 +33,10 @@ def mode_figures(learner: ModeConditionalBayesianMAML, source: Source, found: Fo
 @torch.no_grad()
 def _points(learner: ModeConditionalBayesianMAML, source: Source, tasks: Task) -> Float[Tensor, "T R"]:
     """What the modes were clustered by, or support statistics where they were not."""
+    indices = torch.arange(len(tasks.mode))
     if isinstance(learner.modes, RefreshedModes) and learner.modes.surveys == "representations":
-        return learner.survey(tasks.support, tasks.mode, learner.noise(NOISE_KEY, torch.arange(len(tasks.mode))))
-    y = vmap(learner.likelihood.targets_as_inputs)(tasks.support_y)
-    return vmap(SupportStatistics(source.x_size, source.y_size))(tasks.support_x, y, tasks.support_mask)
+        return learner.survey(tasks.support, tasks.mode, learner.noise(NOISE_KEY, indices))
+    return support_statistics(source, TEST_SEED, indices)
 
 
 def _members(learner: ModeConditionalBayesianMAML, source: Source, found: FoundModes) -> Figure:

@@ -66,16 +66,16 @@ def two_modes() -> Settings:
 
 def five_modes_clustered() -> Settings:
     """The flagship learner whose modes are clusters of what tasks look like, found again every hundred meta-steps."""
-    return _clustered(five_modes(), num_modes=64)
+    return _clustered(five_modes(), num_modes=96)
 
 
 def three_modes_clustered() -> Settings:
     """The same on sinusoids, lines and parabolas."""
-    return _clustered(three_modes(), num_modes=32)
+    return _clustered(three_modes(), num_modes=64)
 
 
 def _clustered(base: Settings, num_modes: int) -> Settings:
-    modes = ClusteredModes(strategy="k-means", num_modes=num_modes, code_size=64)
+    modes = ClusteredModes(strategy="k-means", num_modes=num_modes, code_size=64, num_reservoir=2000)
     return base.model_copy(update={"recipe": f"{base.recipe}-clustered", "modes": modes})
 
 

@@ -2,15 +2,18 @@
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from cluster.gradient import FlatParameters
 from cluster.refresh import Refreshed
-from cluster.survey import sample_reservoir, write_state
+from cluster.survey import RESERVOIR, sample_reservoir, write_state
 from jobs.bayes import shipped_reference
+from jobs.statistics import support_statistics
 from mcb.learner import ModeConditionalBayesianMAML
+from mcb.modes.clustering import standardised
 from mcb.modes.definition import RefreshedModes
-from mcb.modes.quality import agreement_with_truth
+from mcb.modes.quality import agreement_with_truth, silhouette
 from mcb.randomness import fold_key
 from mcb.tasks.curves import CurveTasks
 from mcb.tasks.regression import RegressionFamilies
@@ -19,7 +22,8 @@ from mcb.tasks.regression import RegressionFamilies
 class Refresher:
     """A pure function of parameters, state and survey, through one learner that it writes them into.
 
-    The metrics are those of the modes themselves, and where true modes are known `ari`, `nmi`, `purity` and `accuracy`
+    The metrics are those of the modes themselves, with the silhouette of the tasks' support statistics where these were
+    not clustered, and where true modes are known `ari`, `nmi`, `purity` and `accuracy`
     of the found ones on the reservoir, beside `accuracy_ceiling`, the Bayes-optimal predictor's on the test tasks.
     """
 
@@ -39,9 +43,15 @@ class Refresher:
         write_state(self._learner, state)
         with torch.no_grad():
             refresh = modes.refresh(torch.from_numpy(np.array(survey)), fold_key(self._seed, "refresh"))
-        truth = agreement_with_truth(refresh.labels, self._true_modes(len(survey)))
+        metrics = {**refresh.metrics, **self._beside(refresh.labels, "silhouette" not in refresh.metrics)}
         flat = torch.cat([tensor.reshape(-1) for tensor in refresh.state]).float().numpy()
-        return Refreshed(flat, {**refresh.metrics, **truth, **(self._ceiling if truth else {})})
+        return Refreshed(flat, metrics)
 
-    def _true_modes(self, num_tasks: int) -> Tensor:
-        return sample_reservoir(self._source, self._seed, torch.arange(num_tasks)).mode
+    def _beside(self, labels: Int[Tensor, "N"], needs_silhouette: bool) -> dict[str, float]:
+        """What the modes cannot know of the reservoir that they were found in."""
+        indices = torch.arange(len(labels))
+        truth = agreement_with_truth(labels, sample_reservoir(self._source, self._seed, indices).mode)
+        if needs_silhouette:
+            points = support_statistics(self._source, fold_key(self._seed, RESERVOIR), indices)
+            truth["silhouette"] = silhouette(standardised(points.double().numpy()), labels.numpy())
+        return truth | (self._ceiling if "accuracy" in truth else {})

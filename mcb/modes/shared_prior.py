@@ -1,7 +1,7 @@
 """Representations that compare a task with what the learner expects of any task: the prior of the mean code."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from mcb.types import Support
 _LARGEST_SIZE = 64  # numbers that represent a task
 
 
+@runtime_checkable
 class HasMeanCode(Protocol):
     """Modes whose codes have a mean (`mcb.modes.clustered.Clustered`)."""
 

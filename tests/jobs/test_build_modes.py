@@ -60,6 +60,10 @@ def test_what_a_strategy_has_of_its_own_reaches_it():
         ),
         ("--modes.refresh-every=10 --modes.refresh-lag=11", "refresh_lag=11 must lie in 1..refresh_every=10"),
         ("--modes.radius=2", "modes.radius is for modes.strategy=dp-means, and modes.strategy is dirichlet-process"),
+        (
+            "--modes.kind=codebook --modes.concentration=1 --modes.gate=both --encoder.kind=deep-set",
+            "modes.concentration=1 needs modes.gate=weights, not both",
+        ),
         ("--cluster.policy.kind=stale", "--cluster.policy.kind sync"),
     ],
 )
@@ -68,7 +72,7 @@ def test_what_cannot_be_clustered_is_refused_before_anything_starts(words, messa
         build_plan(clustered(*words.split()), tmp_path, "", resume=False)
 
 
-@pytest.mark.parametrize("representation", ["statistics", "embedding"])
+@pytest.mark.parametrize("representation", ["statistics", "embedding", "gradient", "adapted"])
 def test_clustered_modes_have_a_finite_gradient_and_a_survey(representation, tmp_path):
     settings = clustered(f"--modes.representation={representation}", "--encoder.kind=deep-set")
     plan = build_plan(settings, tmp_path, "", resume=False)
@@ -86,6 +90,18 @@ def test_clustered_modes_have_a_finite_gradient_and_a_survey(representation, tmp
     assert np.isfinite(again.gradient).all()
     reads_encoder = any(name.startswith("task_encoder.") for name in plan.parameter_shapes)
     assert reads_encoder == (representation == "embedding")
+
+
+def test_a_codebook_with_a_concentration_learns_its_number_of_codes(tmp_path):
+    settings = clustered("--modes.kind=codebook", "--modes.concentration=2")
+    plan = build_plan(settings, tmp_path, "", resume=False)
+    assert plan.refresh is not None
+    compute = plan.build_gradient()
+    adopt(compute, plan.refresh.state)
+    survey = compute(plan.parameters, Shard(0, 0, 0, 10, 10, num_surveyed=40)).survey
+    assert survey is not None and survey.shape == (40, 3)
+    metrics = plan.refresh.build()(0, plan.parameters, plan.refresh.state, survey).metrics
+    assert {"num_modes", "silhouette", "accuracy", "accuracy_ceiling"} <= set(metrics)
 
 
 def test_modes_without_a_state_have_no_refreshes(tmp_path):

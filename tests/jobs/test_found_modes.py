@@ -9,6 +9,7 @@ from jobs.found_modes import FoundModes, find_modes, prior_predictive
 from jobs.overrides import override, split
 from jobs.recipes import recipe
 from mcb.learner import ModeConditionalBayesianMAML
+from mcb.likelihoods import Gaussian
 
 
 def untrained(*words: str) -> tuple[ModeConditionalBayesianMAML, FoundModes]:
@@ -60,6 +61,7 @@ def test_the_prior_predictive_of_a_linear_head_is_its_gaussian_in_closed_form():
         basis = torch.eye(len(mean))
         nothing = learner.model(torch.zeros_like(mean), conditional, x[row])
         features = torch.stack([(learner.model(one, conditional, x[row]) - nothing)[:, 0] for one in basis], dim=1)
+        assert isinstance(learner.likelihood, Gaussian)
         variance = features.square() @ (2 * log_scale).exp() + learner.likelihood.scale(offset).square()
         torch.testing.assert_close(predictive.expectation()[row, :, 0], features @ mean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(predictive.variance()[row, :, 0], variance, rtol=1e-4, atol=1e-4)

@@ -12,6 +12,7 @@ from jobs.bayes import shipped_reference
 from jobs.build import Source
 from jobs.found_modes import UNKNOWN, FoundMode, FoundModes, family
 from mcb.predictive import GaussianMixture
+from mcb.tasks.regression import RegressionFamilies
 
 _SHOWN = (0.1, 0.5, 0.9)  # of the range of the first input: where the table tells the prior predictive
 _MOST_SHOWN = 24  # modes
@@ -33,9 +34,9 @@ def print_modes(
         table.add_column(name, justify="right")
     for name in ("members", "typical task"):
         table.add_column(name, no_wrap=True)
+    is_common = isinstance(source, RegressionFamilies)  # else each typical task has a range of its own
     places = [round(level * (x.shape[1] - 1)) for level in _SHOWN]
     for place, name in zip(places, ("low", "middle", "high"), strict=True):
-        is_common = bool((x[:, place] == x[0, place]).all())
         table.add_column(f"y at x = {x[0, place]:g}" if is_common else f"y at {name} x", justify="right")
     mean, deviation = predictive.expectation()[..., 0], predictive.variance()[..., 0].sqrt()
     for row, mode in enumerate(found.modes[:_MOST_SHOWN]):

@@ -20,11 +20,11 @@ Assignment = Literal["soft", "hard"]
 class Clustered(nn.Module):
     r"""`K` slots for codes of clusters, and a gate that reads a task's representation $e$ of length `R`.
 
-    Soft assignment: $\log g_k = \log w_k + \frac{\tau}{R} \sum_r \log \mathcal N(e_r; m_{kr}, s_{kr}^2)$, normalised
-    over the slots in use, with weight, centre and scale of the clusters that the last refresh found. Bayes' rule
-    multiplies this with the evidence, which reads the same support points as the representation: `trust` $\tau$ says
-    how many observations the representation is to count as beside it, not `R`. Hard assignment: the gate is 1 for the
-    likeliest cluster ($\tau = R$) and decides alone.
+    Soft assignment: $\log g_k = \log\pi_k + \frac{\tau}{R} \sum_r \log \mathcal N(e_r; m_{kr}, s_{kr}^2)$, normalised
+    over the slots in use, with learned weights, and centres and scales of the clusters that the last refresh found.
+    Bayes' rule multiplies this with the evidence, which reads the same support points as the representation: `trust`
+    $\tau$ says how many observations the representation is to count as beside it, not `R`. Hard assignment: the gate
+    is 1 for the cluster that the task most likely belongs to, by the whole density and the clusters' sizes.
 
     The codes are meta-parameters plus an `origin`, by which a slot starts at another slot's code without a jump of the
     meta-parameters. Before the first refresh all slots are in use and alike to the gate.
@@ -66,6 +66,7 @@ class Clustered(nn.Module):
         self.num_modes = num_modes
         self.strategy, self.assignment, self.trust = strategy, assignment, trust
         self.table = nn.Parameter(torch.randn(num_modes, code_size))
+        self.log_weights = nn.Parameter(torch.zeros(num_modes)) if assignment == "soft" else None
         self.register_buffer("in_use", torch.ones(num_modes))
         self.register_buffer("log_weight", torch.full((num_modes,), -math.log(num_modes)))
         self.register_buffer("centre", torch.zeros(num_modes, representation_size))
@@ -84,11 +85,12 @@ class Clustered(nn.Module):
     def log_gate(self, embedding: Float[Tensor, "E"] | None, mode: Int[Tensor, ""]) -> Float[Tensor, "K"]:
         """Normalised log gate, minus infinity for slots not in use."""
         assert embedding is not None  # `needs_embedding` says so
-        if self.assignment == "soft":
-            return self._gate.scores(embedding, self.trust).log_softmax(-1)
-        scores = self._gate.scores(embedding, trust=float(embedding.shape[0]))
-        slots = torch.arange(self.num_modes, device=scores.device)
-        return torch.where(slots == scores.argmax(-1), 0.0, -torch.inf).to(scores)
+        log_density = self._gate.log_density(embedding)
+        if self.log_weights is not None:
+            scores = self.log_weights + self.trust / embedding.shape[0] * log_density
+            return torch.where(self.in_use > 0, scores, -torch.inf).log_softmax(-1)
+        slots = torch.arange(self.num_modes, device=log_density.device)
+        return torch.where(slots == self._gate.nearest(embedding), 0.0, -torch.inf).to(log_density)
 
     def state(self) -> tuple[Tensor, ...]:
         """The gate, the origins and the number of refreshes."""
@@ -109,11 +111,11 @@ class Clustered(nn.Module):
         if (found == NOISE).all():
             found[:] = 0
         clusters = fit_clusters(points, found)
-        before = None if self.num_refreshes == 0 else self._gate.nearest(survey)
+        before = None if self.num_refreshes == 0 else self._gate.nearest(survey.to(self.centre)).cpu()
         matching = self._match(points, found, clusters, before)
         gate = self._renewed_gate(clusters, matching)
         state = (*gate, self._renewed_origin(matching), self.num_refreshes + 1)
-        labels = gate.nearest(survey)
+        labels = gate.nearest(survey.to(self.centre)).cpu()
         metrics = {
             "num_modes": float(gate.in_use.sum()),
             "silhouette": silhouette(standardised(points), labels.numpy()),

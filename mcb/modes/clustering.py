@@ -160,6 +160,8 @@ class Spectral:
 
     def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
         """Labels."""
+        if len(points) <= self.num_clusters + 1:  # the solver finds fewer eigenvectors than there are points
+            return np.arange(len(points)) % self.num_clusters
         estimator = cluster().SpectralClustering(
             self.num_clusters,
             affinity="nearest_neighbors",

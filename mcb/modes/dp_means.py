@@ -14,7 +14,7 @@ class DPMeans:
     The limit of a Dirichlet-process mixture as its components shrink to points. In every sweep the point farthest from
     all centres, if farther than `radius`, becomes a centre, then centres move to the means of their points; each of
     these lowers the objective or leaves it. (The paper goes through the points in their order and depends on it.)
-    Points come standardised; `radius` None: 1.25 times the root of their number of columns, which is the spread of all.
+    Points come standardised; `radius` None: the root of their number of columns, one standard deviation in each.
     """
 
     radius: float | None = None
@@ -26,7 +26,7 @@ class DPMeans:
 
     def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
         """Labels; there is nothing random."""
-        radius = self.radius or 1.25 * points.shape[1] ** 0.5
+        radius = self.radius or points.shape[1] ** 0.5
         centres = points.mean(0, keepdims=True)
         labels = np.zeros(len(points), dtype=np.int64)
         for _ in range(_MOST_SWEEPS):

@@ -12,26 +12,22 @@ _SMALLEST_SCALE = 1e-3  # of a cluster, in standard deviations of all tasks
 
 
 class ClusterGate(NamedTuple):
-    """`K` slots, of which those in use have a weight and a diagonal Gaussian."""
+    """`K` slots, of which those in use have a share of the tasks and a diagonal Gaussian."""
 
     in_use: Float[Tensor, "K"]
     log_weight: Float[Tensor, "K"]
     centre: Float[Tensor, "K R"]
     log_scale: Float[Tensor, "K R"]
 
-    def scores(self, representation: Float[Tensor, "*n R"], trust: float) -> Float[Tensor, "*n K"]:
-        r"""$\log w_k + \frac{\tau}{R} \sum_r \log \mathcal N(e_r; m_{kr}, s_{kr}^2)$ but for a constant; -inf: unused.
-
-        `trust` $\tau$ is the weight of the `R` numbers together, as many observations.
-        """
+    def log_density(self, representation: Float[Tensor, "*n R"]) -> Float[Tensor, "*n K"]:
+        """Of each slot's Gaussian but for a constant, nats."""
         deviation = (representation[..., None, :] - self.centre) * (-self.log_scale).exp()
-        log_density = -(0.5 * deviation.square() + self.log_scale).mean(-1)
-        return torch.where(self.in_use > 0, self.log_weight + trust * log_density, -torch.inf)
+        return -(0.5 * deviation.square() + self.log_scale).sum(-1)
 
-    def nearest(self, representation: Float[Tensor, "N R"]) -> Int[Tensor, "N"]:
-        """The slot whose cluster each task most likely belongs to, the whole density counted."""
-        rows = representation.detach().to(self.centre)
-        return self.scores(rows, trust=float(rows.shape[1])).argmax(-1).cpu()
+    def nearest(self, representation: Float[Tensor, "*n R"]) -> Int[Tensor, "*n"]:
+        """The slot whose cluster a task most likely belongs to."""
+        scores = self.log_weight + self.log_density(representation)
+        return torch.where(self.in_use > 0, scores, -torch.inf).argmax(-1)
 
 
 class Clusters(NamedTuple):

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 
 class Matching(NamedTuple):
@@ -28,6 +27,8 @@ def match(overlap: np.ndarray, distance: np.ndarray, in_use: np.ndarray) -> Matc
     Raises:
         ValueError: more clusters than slots.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and workers match nothing
+
     num_clusters, num_slots = overlap.shape
     if num_clusters > num_slots:
         raise ValueError(f"{num_clusters} clusters do not fit into {num_slots} slots: keep the largest of them")

@@ -37,7 +37,7 @@ def print_modes(
     is_common = isinstance(source, RegressionFamilies)  # else each typical task has a range of its own
     places = [round(level * (x.shape[1] - 1)) for level in _SHOWN]
     for place, name in zip(places, ("low", "middle", "high"), strict=True):
-        table.add_column(f"y at x = {x[0, place]:g}" if is_common else f"y at {name} x", justify="right")
+        table.add_column(f"x = {x[0, place]:g}" if is_common else f"{name} x", justify="right", no_wrap=True)
     mean, deviation = predictive.expectation()[..., 0], predictive.variance()[..., 0].sqrt()
     for row, mode in enumerate(found.modes[:_MOST_SHOWN]):
         true = family(source, found, mode)
@@ -50,7 +50,9 @@ def print_modes(
     console.print(table)
     if len(found.modes) > _MOST_SHOWN:
         console.print(f"and {len(found.modes) - _MOST_SHOWN} with fewer tasks, which --json lists")
-    console.print("y at x: what the mode expects before it sees data, mean ± standard deviation", soft_wrap=True)
+    console.print(
+        "x = …: what the mode expects of y there before it sees data, mean ± standard deviation", soft_wrap=True
+    )
     if found.agreement:
         console.print(_agreement(source, found.agreement), soft_wrap=True)
 

@@ -50,4 +50,4 @@ def _members(learner: ModeConditionalBayesianMAML, source: Source, found: FoundM
 
 def _title(mode: FoundMode) -> str:
     family, num_members = next(iter(mode.families.items()))
-    return f"mode {mode.slot}: {mode.num_tasks} tasks, {100 * num_members / mode.num_tasks:.0f} % {family}"
+    return f"mode {mode.slot}: {mode.num_tasks} tasks\n{100 * num_members / mode.num_tasks:.0f} % {family}"

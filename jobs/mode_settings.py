@@ -84,7 +84,7 @@ class ClusteredModes(Refreshed):
     ] = "soft"
     trust: Annotated[
         float, Field(ge=0, le=1, description="weight of a soft gate's density beside the evidence, 0..1")
-    ] = 0.25
+    ] = 0.1
     code_size: CodeSize = 32
     concentration: Annotated[
         float | None, Field(gt=0, le=1e6, description="of dirichlet-process-mixture alone; None: its own choice")

@@ -115,7 +115,7 @@ def found_against_true(label: Int[Tensor, "T"], mode: Int[Tensor, "T"], mode_nam
 def representative_tasks(
     predictive: GaussianMixture, tasks: Task, x: Float[Tensor, "M G"], titles: tuple[str, ...]
 ) -> Figure:
-    """One panel a found mode: what it expects of any task, mean and central 50 and 90 % intervals, and one of its tasks.
+    """One panel a found mode: what it expects of any task, mean and central intervals, and one of its tasks.
 
     `predictive` is the prior predictive of mode `m` at the grid `x[m]`: its query axis is G, and output 0 is drawn
     against input 0. The points are the support set of `tasks[m]`.
@@ -190,8 +190,8 @@ def _scatter_found(axes: Axes, plane: np.ndarray, label: Tensor, mode: Tensor) -
         axes.scatter(*plane[members].T, s=7, alpha=0.55, color=colour, marker=marker, lw=0)
         if len(slots) <= _MOST_NUMBERED:
             box = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": colour, "lw": 0.7, "alpha": 0.85}
-            place = np.median(plane[members], axis=0)
+            across, up = np.median(plane[members], axis=0)
             axes.text(
-                *place, str(slot), fontsize=TICK_SIZE, color=INK, ha="center", va="center", clip_on=True, bbox=box
+                across, up, str(slot), fontsize=TICK_SIZE, color=INK, ha="center", va="center", clip_on=True, bbox=box
             )
     finish(axes, f"by found mode, {len(slots)} of them")

@@ -52,7 +52,7 @@ class Clustered(nn.Module):
         representation_size: int,
         strategy: Clustering,
         assignment: Assignment = "soft",
-        trust: float = 0.25,
+        trust: float = 0.1,
     ) -> None:
         super().__init__()
         if num_modes < 1:

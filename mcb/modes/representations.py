@@ -1,4 +1,4 @@
-"""What a task looks like to a clustering strategy: task encoders without parameters of their own."""
+"""What a task looks like to a clustering strategy: statistics of its support set."""
 
 import math
 

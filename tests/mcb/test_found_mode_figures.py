@@ -78,7 +78,7 @@ def test_confusion_has_the_found_modes_sorted_by_their_commonest_true_mode_in_pe
     shares = np.asarray(below.get_images()[0].get_array())
     np.testing.assert_allclose(shares, [[75, 100 / 3, 0], [25, 200 / 3, 0], [0, 0, 100]])
     assert [bar.get_height() for bar in above.patches if isinstance(bar, Rectangle)] == [4, 3, 2]
-    assert [text.get_text() for text in below.texts] == ["75", "33", "0", "25", "67", "0", "0", "0", "100"]
+    assert [text.get_text() for text in below.texts] == ["75", "25", "0", "33", "67", "0", "0", "0", "100"]
     assert "3 found modes" in above.get_title()
 
 

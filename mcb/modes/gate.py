@@ -9,7 +9,6 @@ from torch import Tensor
 
 _PSEUDO_COUNT = 10.0  # tasks' worth of the pooled variance in that of each cluster
 _SMALLEST_SCALE = 1e-3  # of a cluster, in standard deviations of all tasks
-_NEGLIGIBLE = 1e-6  # spread of a number that counts as the same for all tasks, relative to its size
 
 
 class ClusterGate(NamedTuple):
@@ -43,8 +42,8 @@ def fit_clusters(points: np.ndarray, labels: np.ndarray) -> Clusters:
     """Weight `(C,)`, centre `(C, R)` and scale `(C, R)` of every cluster `0..C - 1`; points of label -1 are left out.
 
     A cluster's variance is that of its points with ten more of the pooled variance within clusters, so that a cluster
-    of a few tasks has a width too. A number that is the same for all points tells nothing apart today and may move as
-    training goes, so it has a width of its own size.
+    of a few tasks has a width too. A column that is constant over all tasks is given a scale so wide that a later
+    move of it, with the parameters, says nothing.
     """
     member = labels[:, None] == np.arange(labels.max() + 1)
     count = member.sum(0)
@@ -52,6 +51,7 @@ def fit_clusters(points: np.ndarray, labels: np.ndarray) -> Clusters:
     square = np.stack([((points[one] - centre[c]) ** 2).sum(0) for c, one in enumerate(member.T)])
     pooled = square.sum(0) / count.sum()
     variance = (square + _PSEUDO_COUNT * pooled) / (count[:, None] + _PSEUDO_COUNT)
-    spread, size = points.std(0), 1 + np.abs(points).max(0)
-    smallest = np.where(spread > _NEGLIGIBLE * size, _SMALLEST_SCALE * spread, size)
+    largest = np.abs(points).max(0)
+    is_constant = points.std(0) <= 1e-6 * largest
+    smallest = np.where(is_constant, 1 + largest, _SMALLEST_SCALE * points.std(0))
     return Clusters(count / count.sum(), centre, np.maximum(np.sqrt(variance), smallest))

@@ -11,6 +11,7 @@ from jobs.errors import Interrupted, UsageError, nearest
 _COMMANDS = {
     "train": "meta-train a recipe, evaluate it, and track it",
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
+    "modes": "show the modes of a trained run",
     "recipes": "list the named runs",
     "limits": "make the Bayes-optimal reference of a recipe's test tasks again",
     "ui": "open the MLflow UI at the runs",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jobs.arguments import (
     EvaluateOptions,
     LimitsOptions,
+    ModesOptions,
     TrainOptions,
     UiOptions,
     parse,
@@ -44,6 +45,14 @@ def evaluate(words: list[str]) -> None:
     evaluate_run(options, overrides)
 
 
+def modes(words: list[str]) -> None:
+    """`mcb modes RUN|CHECKPOINT`."""
+    options = parse(ModesOptions, "modes", words)
+    from jobs.modes import show_modes
+
+    show_modes(options)
+
+
 def recipes(words: list[str]) -> None:
     """`mcb recipes`."""
     if words and words[0] in ("-h", "--help"):
@@ -81,6 +90,7 @@ def ui(words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
+    "modes": modes,
     "recipes": recipes,
     "limits": limits,
     "ui": ui,

@@ -6,6 +6,7 @@ from jobs.arguments import (
     EvaluateOptions,
     LimitsOptions,
     TrainOptions,
+    TuneOptions,
     UiOptions,
     parse,
     parse_with_settings,
@@ -29,6 +30,19 @@ def train(words: list[str]) -> None:
     if base is None and not options.resume:
         raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
     from jobs.train import train as run
+
+    run(options, base, overrides)
+
+
+def tune(words: list[str]) -> None:
+    """`mcb tune RECIPE --space SPACE [overrides]`."""
+    options, overrides = parse_with_settings(TuneOptions, "tune", words)
+    base = _base(options)
+    if base is None and not options.resume:
+        raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
+    if options.data is not None:
+        overrides["tasks.path"] = [str(options.data.absolute())]
+    from jobs.tune import tune as run
 
     run(options, base, overrides)
 
@@ -80,6 +94,7 @@ def ui(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
     "recipes": recipes,
     "limits": limits,
@@ -94,7 +109,7 @@ def _train_words(words: list[str]) -> tuple[TrainOptions, Overrides]:
     return options, overrides
 
 
-def _base(options: TrainOptions) -> Settings | None:
+def _base(options: TrainOptions | TuneOptions) -> Settings | None:
     """The settings that a new run starts from: a saved file's or a recipe's; None if neither is named."""
     if options.config is None:
         base = None if options.recipe is None else recipe(options.recipe)

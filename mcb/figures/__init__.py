@@ -7,11 +7,16 @@ from mcb.figures.calibration import calibration
 from mcb.figures.learning import learning_curve
 from mcb.figures.modes import embeddings_by_mode, responsibilities_by_mode
 from mcb.figures.posterior import posterior_predictive
+from mcb.figures.search import parallel_coordinates, pareto_front, search_history, setting_importances
 
 __all__ = [
     "calibration",
     "embeddings_by_mode",
     "learning_curve",
+    "parallel_coordinates",
+    "pareto_front",
     "posterior_predictive",
     "responsibilities_by_mode",
+    "search_history",
+    "setting_importances",
 ]

@@ -157,7 +157,7 @@ def _require_fit(owners: Sequence[Leaf], value: object) -> None:
     for leaf in owners:
         try:
             words = value.split(",") if leaf.is_sequence and isinstance(value, str) else value
-            TypeAdapter(Annotated[leaf.type, leaf.field]).validate_python(words)
+            TypeAdapter(cast(type, Annotated[leaf.type, leaf.field])).validate_python(words)  # pyright: ignore
             return
         except ValidationError:
             continue

@@ -19,11 +19,10 @@ def importances(points: Sequence[Mapping[str, Value]], objective: Sequence[float
     The forest predicts the objective's rank, so that one trial that went wrong does not count for all. A setting's
     importance is how much worse the prediction gets when its values are shuffled among the trials (Breiman 2001,
     "Random forests"); "not asked about" is a value like any other, so that settings of some trials alone count too.
-    Empty for fewer than four trials, or where no setting explains anything.
+    Settings with one value are left out. Empty for fewer than four trials, or where no setting explains anything.
     """
-    names = [
-        name for name in dict.fromkeys(name for point in points for name in point) if len(_values(points, name)) > 1
-    ]
+    asked = dict.fromkeys(name for point in points for name in point)
+    names = [name for name in asked if len({repr(point[name]) for point in points if name in point}) > 1]
     if len(points) < _FEWEST_TRIALS or not names:
         return {}
     table = np.array([[_values(points, name)[repr(point.get(name))] for name in names] for point in points])

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,19 +14,23 @@ Setting = str | int | float | bool | None
 
 _GOOD_TO_BAD = LinearSegmentedColormap.from_list("good to bad", ["#00304D", "#0072B2", "#9CC9E8", "#DDDDDD"])
 _ABSENT = "–"
+_SHOWN = 0.75  # of the trials whose objective is told apart: one that went wrong must not flatten the others
 _LARGEST_RATIO = 20.0  # of positive numbers, above which their axis is logarithmic
 
 
 def search_history(objective: Sequence[float], is_whole: Sequence[bool]) -> Figure:
-    """Objective of every trial in order, the best so far among those that were not stopped early, and the stopped ones.
+    """Objective of every trial in order, and the best so far among those that were not stopped early.
+
+    Stopped trials that are worse than most lie on the upper edge.
 
     Raises:
         ValueError: the two differ in length, or are empty.
     """
     if not objective or len(objective) != len(is_whole):
         raise ValueError(f"len(objective)={len(objective)} and len(is_whole)={len(is_whole)} must be equal, at least 1")
-    values, whole = np.asarray(objective, dtype=float), np.asarray(is_whole)
-    order = np.arange(len(values))
+    values, whole = np.asarray(objective, dtype=float), np.asarray(is_whole, dtype=bool)
+    top = max(np.quantile(values, _SHOWN), values[whole].max(initial=-math.inf))
+    values, order = values.clip(max=top), np.arange(len(values))
     figure = new_figure(COLUMN_WIDTH, 2.3)
     axes = figure.subplots()
     axes.scatter(order[~whole], values[~whole], s=12, color=GREY, marker="x", linewidths=0.8, label="stopped early")
@@ -36,7 +39,6 @@ def search_history(objective: Sequence[float], is_whole: Sequence[bool]) -> Figu
     seen = np.isfinite(best)
     axes.step(order[seen], best[seen], where="post", color=ACCENT, linewidth=1.2, label="best so far")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _zoom(axes, values)
     axes.legend(fontsize=TICK_SIZE, loc="upper right", labelcolor=INK, edgecolor="none", framealpha=0.9)
     finish(axes, "", "trial", "validation NLL, nats per query point")
     return figure
@@ -60,9 +62,9 @@ def setting_importances(importances: Mapping[str, float]) -> Figure:
 
 
 def parallel_coordinates(points: Sequence[Mapping[str, Setting]], objective: Sequence[float]) -> Figure:
-    """One line a trial through its settings to its objective, dark where that is good; bad ones lie below.
+    """One line a trial through its settings to its objective, dark where that is low; the worst fourth lies at the top.
 
-    Settings that are the same in all trials are left out. A trial without a setting goes through a dash at its foot.
+    Settings that never vary are left out. A trial without a setting goes through a dash at the axis' foot.
 
     Raises:
         ValueError: the two differ in length, or are empty.
@@ -71,14 +73,14 @@ def parallel_coordinates(points: Sequence[Mapping[str, Setting]], objective: Seq
         raise ValueError(f"len(points)={len(points)} and len(objective)={len(objective)} must be equal, at least 1")
     names = [name for name in dict.fromkeys(name for point in points for name in point) if _varies(points, name)]
     columns = [_heights([point.get(name) for point in points]) for name in names]
-    low, high = min(objective), max(objective)
-    badness = np.array([(value - low) / max(high - low, 1e-12) for value in objective])
+    low, high = min(objective), float(np.quantile(objective, _SHOWN))
+    badness = ((np.asarray(objective, dtype=float) - low) / max(high - low, 1e-12)).clip(max=1)
     figure = new_figure(max(PAGE_WIDTH, 0.95 * (len(names) + 1)), 3.0)
     axes = figure.subplots()
     for trial in np.argsort(-badness):
         heights = [column[0][trial] for column in columns] + [badness[trial]]
         axes.plot(heights, color=_GOOD_TO_BAD(badness[trial]), linewidth=1.0, alpha=0.85)
-    for place, (_, ticks) in enumerate([*columns, ([], {0.0: f"{low:.3f}", 1.0: f"{high:.3f}"})]):
+    for place, (_, ticks) in enumerate([*columns, ([], {0.0: f"{low:.3f}", 1.0: f"≥ {high:.3f}"})]):
         axes.axvline(place, color=INK, linewidth=0.6)
         for height, text in ticks.items():
             axes.annotate(
@@ -110,21 +112,14 @@ def pareto_front(
     order = np.argsort(x[front], kind="stable")
     axes.step(x[front][order], y[front][order], where="post", color=ACCENT, linewidth=0.9)
     axes.scatter(x[front], y[front], s=16, color=ACCENT, linewidths=0, zorder=3, label="Pareto front")
-    _zoom(axes, y)
     axes.legend(fontsize=TICK_SIZE, loc="upper right", labelcolor=INK, edgecolor="none", framealpha=0.9)
     finish(axes, "", second_label, "validation NLL, nats per query point")
     return figure
 
 
-def _zoom(axes: Axes, values: np.ndarray) -> None:
-    """Fit the y axis to the better nine tenths, so that a trial that went wrong does not flatten the others."""
-    low, high = values.min(), np.quantile(values, 0.9)
-    margin = 0.08 * (high - low) + 1e-6
-    axes.set_ylim(low - margin, high + margin)
-
-
 def _varies(points: Sequence[Mapping[str, Setting]], name: str) -> bool:
-    return len({repr(point.get(name, _ABSENT)) for point in points}) > 1
+    """Whether a setting has several values among the trials that have it."""
+    return len({repr(point[name]) for point in points if name in point}) > 1
 
 
 def _heights(values: Sequence[Setting]) -> tuple[np.ndarray, dict[float, str]]:

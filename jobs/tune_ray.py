@@ -26,7 +26,7 @@ from cluster.placement import bundles, num_units
 from cluster.plan import TrainingPlan
 from jobs.space_points import Point
 from jobs.tune_trial import Curve, TrialPlan, run_trial
-from jobs.tune_trials import Report, Trial, TrialFolder, Trials
+from jobs.tune_trials import Report, Trial, TrialFolder, Trials, trial_name
 
 _REDUCTION = 3  # of so many trials, one goes on at each rung
 _NUM_EXCHANGES = 4  # times in a trial that PBT looks whether it is to take over another's parameters
@@ -92,13 +92,17 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
     shutil.rmtree(tuning.folder, ignore_errors=True)
     scheduler = _scheduler(tuning)
     _replay(scheduler, tuning)
+    suggestions = _Suggestions(tuning, unfinished, watcher)
+    population = [suggestions.next() for _ in range(num_left)] if tuning.scheduler == "pbt" else []
+    is_pausing = tuning.scheduler in ("pbt", "hyperband")  # paused trials must not keep others from starting
     tuner = tune.Tuner(
         tune.with_resources(_trainable(tuning), _resources(tuning.run)),
+        param_space=_as_grid(population),
         tune_config=tune.TuneConfig(
-            search_alg=_Suggestions(tuning, unfinished, watcher),
+            search_alg=None if population else suggestions,
             scheduler=scheduler,
-            num_samples=num_left,
-            max_concurrent_trials=tuning.num_at_once,
+            num_samples=1 if population else num_left,
+            max_concurrent_trials=None if is_pausing else tuning.num_at_once,
             reuse_actors=True,
             trial_dirname_creator=_name,
             trial_name_creator=_name,
@@ -107,7 +111,7 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
             name=tuning.folder.name,
             storage_path=str(tuning.folder.parent),
             failure_config=tune.FailureConfig(max_failures=1),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
             callbacks=[_Watch(tuning, watcher)],
             verbose=0,
         ),
@@ -115,6 +119,17 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
     with _environment():
         tuner.fit()
     shutil.rmtree(tuning.folder, ignore_errors=True)
+
+
+def _as_grid(population: Sequence[dict]) -> dict:
+    """The whole population at once, as PBT wants it: it takes no search algorithm."""
+    if not population:
+        return {}
+    points = {config["number"]: config["point"] for config in population}
+    return {
+        "number": tune.grid_search(list(points)),
+        "point": tune.sample_from(lambda spec: points[spec.config.number]),
+    }
 
 
 def _resources(run: TrainingPlan) -> tune.PlacementGroupFactory:
@@ -130,7 +145,7 @@ def _trainable(tuning: Tuning) -> Callable[[Mapping], None]:
     exchanges = tuning.scheduler == "pbt"
 
     def trial(config: Mapping) -> None:
-        number: int = config["number"]
+        number = _number(tune.get_context().get_trial_name())
         folder = TrialFolder.of(trials, number)
 
         def tell(report: Report, curve: Curve, checkpoint: str) -> None:
@@ -210,6 +225,10 @@ class _Suggestions(Searcher):
         self._tuning, self._unfinished, self._watcher = tuning, list(unfinished), watcher
 
     def suggest(self, trial_id: str) -> dict | None:
+        """As `next`."""
+        return self.next()
+
+    def next(self) -> dict:
         """What the next trial does; it is on record before it starts."""
         trials = self._tuning.trials
         if self._unfinished:
@@ -271,7 +290,7 @@ class _Watch(Callback):
         return {}
 
     def _trial(self, trial: TuneTrial) -> Trial:
-        return self._tuning.trials[trial.config["number"]]
+        return self._tuning.trials[_number(str(trial))]
 
     def _end(self, trial: Trial) -> None:
         self._tuning.trials.put(trial)
@@ -279,8 +298,13 @@ class _Watch(Callback):
 
 
 def _name(trial: TuneTrial) -> str:
-    """The name of a trial's folder in Tune's own place."""
-    return f"{trial.config['number']:04}-{trial.trial_id}"
+    """What Tune calls a trial from its start on."""
+    return trial_name(trial.config["number"])
+
+
+def _number(name: str) -> int:
+    """The inverse; a trial of PBT that takes over another's parameters gets that one's `config`, but keeps its name."""
+    return int(name.rpartition("-")[2])
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def run_trial(
         first = max(1, _version(paths(folder.checkpoints)[0])) if resume else 1
         watch = _Watch(folder.checkpoints, first, Validation(settings, plan.num_validation_tasks))
 
-        def tell_news() -> None:
-            for report, checkpoint in watch.new_reports():
+        def tell_news(version: int) -> None:
+            for report, checkpoint in watch.new_reports(version):
                 tell(report, curve.take(), checkpoint)
 
         try:
@@ -70,10 +70,10 @@ def run_trial(
 
                 def on_step(record: StepRecord) -> None:
                     log.add(record)
-                    tell_news()
+                    tell_news(record.version)
 
                 run_meta_training(run, on_step, stop=lambda: False, lock=lock)
-            tell_news()
+            tell_news(run.num_steps)
         finally:
             for old in paths(folder.checkpoints)[1:]:
                 Path(old).unlink()
@@ -85,10 +85,10 @@ class _Watch:
     def __init__(self, checkpoints: str, first: int, validate: Validation) -> None:
         self._checkpoints, self._next, self._validate = checkpoints, first, validate
 
-    def new_reports(self) -> Iterator[tuple[Report, str]]:
-        """Reports of the checkpoints that are there by now, oldest first."""
+    def new_reports(self, last: int) -> Iterator[tuple[Report, str]]:
+        """Reports of the checkpoints up to version `last` that are there by now, oldest first, and their files."""
         for path in reversed(paths(self._checkpoints)):
-            if _version(path) < self._next:
+            if not self._next <= _version(path) <= last:
                 continue
             checkpoint = load(path)
             validated = self._validate(checkpoint)

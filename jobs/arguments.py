@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -74,12 +74,12 @@ class TuneOptions:
     """A named space (modes, codebook; modes by default), or a YAML file that extends one."""
     num_trials: int | None = None
     """Trials in all, 24 by default; a grid may have fewer."""
-    searcher: Literal["tpe", "random", "grid"] | None = None
-    """Who chooses what to try: Optuna's TPE by default."""
-    scheduler: Literal["asha", "hyperband", "pbt", "none"] | None = None
-    """Who ends trials early: ASHA by default."""
-    second_objective: Literal["seconds", "num-modes"] | None = None
-    """What is to be small beside the NLL; the Pareto front is shown."""
+    searcher: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Who chooses what to try: tpe (Optuna's, the default), random or grid."""
+    scheduler: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Who ends trials early, or has them exchange parameters: asha (the default), hyperband, pbt or none."""
+    second_objective: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """What is to be small beside the NLL: seconds or num-modes. The Pareto front is shown."""
     num_validation_tasks: int | None = None
     """Tasks that trials are judged by, neither training nor test tasks; 2,000 by default."""
     num_reports: int = 9

@@ -23,15 +23,14 @@ def settings_at(base: Settings, point: Mapping[str, Value]) -> Settings:
 
 
 class Noted:
-    """Passes a space's questions on to `asks`, but for those with a single answer, and notes the answers in `point`."""
+    """Passes a space's questions on to `asks` and notes the answers in `point`."""
 
     def __init__(self, asks: Asks) -> None:
         self._asks, self.point = asks, Point()
 
     def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
         """One of `choices`."""
-        is_open = len(choices) > 1
-        self.point[name] = answer = self._asks.suggest_categorical(name, choices) if is_open else choices[0]
+        self.point[name] = answer = self._asks.suggest_categorical(name, choices)
         return answer
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
@@ -47,9 +46,20 @@ class Noted:
         return answer
 
 
+class _Sparing(Noted):
+    """Gives the single answer of a question that has no other."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        """One of `choices`."""
+        if len(choices) > 1:
+            return super().suggest_categorical(name, choices)
+        self.point[name] = choices[0]
+        return choices[0]
+
+
 def answered(space: Space, asks: Asks) -> Point:
-    """The point that the answers of `asks` lead to."""
-    noted = Noted(asks)
+    """The point that the answers of `asks` lead to; it is not asked where there is a single answer."""
+    noted = _Sparing(asks)
     space(noted)
     return noted.point
 

@@ -9,7 +9,7 @@ from sklearn.inspection import permutation_importance
 
 from jobs.spaces import Value
 
-_NUM_TREES, _NUM_REPEATS = 200, 10
+_NUM_TREES, _NUM_REPEATS = 100, 5
 _FEWEST_TRIALS = 4
 
 

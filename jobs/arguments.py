@@ -137,6 +137,26 @@ class UiOptions:
 
 
 @dataclass(frozen=True)
+class ModesOptions:
+    """Show the modes of a trained run: how many tasks, which ones, and what each mode expects before it sees data."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """A run's folder, its id, or a checkpoint file."""
+    num_tasks: int = 2000
+    """Test tasks that are told apart, at least 2."""
+    out: Folder = None
+    """Draw the figures of the modes here."""
+    data: File = None
+    """Where the measured curves are now, if they moved."""
+    json: File = None
+    """Write the modes here."""
+    tracking_uri: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
+    """Where to look for a run id that no folder below runs/ has."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclass(frozen=True)
 class _TrainHelp:
     options: Annotated[TrainOptions, tyro.conf.arg(name="")]
     settings: Annotated[tyro.conf.FlagConversionOff[Settings], tyro.conf.arg(name="")]

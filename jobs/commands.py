@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jobs.arguments import (
     EvaluateOptions,
     LimitsOptions,
+    ModesOptions,
     TrainOptions,
     TuneOptions,
     UiOptions,
@@ -58,6 +59,14 @@ def evaluate(words: list[str]) -> None:
     evaluate_run(options, overrides)
 
 
+def modes(words: list[str]) -> None:
+    """`mcb modes RUN|CHECKPOINT`."""
+    options = parse(ModesOptions, "modes", words)
+    from jobs.modes import show_modes
+
+    show_modes(options)
+
+
 def recipes(words: list[str]) -> None:
     """`mcb recipes`."""
     if words and words[0] in ("-h", "--help"):
@@ -96,6 +105,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "tune": tune,
     "evaluate": evaluate,
+    "modes": modes,
     "recipes": recipes,
     "limits": limits,
     "ui": ui,

@@ -35,6 +35,7 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
     }
     for name, row in record.per_mode.items():
         values |= {f"train/{name}/nll": row["nll"], f"train/{name}/mse": row["squared_error"]}
+    values |= {f"modes/{name}": value for name, value in record.refresh.items()}
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 

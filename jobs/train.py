@@ -22,10 +22,11 @@ from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tra
 from cluster.tracking_store import TrackingError, without_password
 from cluster.training import run_meta_training
 from jobs.arguments import TrainOptions
+from jobs.bayes import bayes_limit
 from jobs.build import build_plan, build_source
 from jobs.errors import Interrupted
 from jobs.evaluate import evaluate_with_progress, trained_learner
-from jobs.evaluation import Evaluation, bayes_limit
+from jobs.evaluation import Evaluation
 from jobs.job import Job, find_job
 from jobs.overrides import Overrides
 from jobs.pictures import draw

@@ -7,6 +7,8 @@ from mcb.inference.gradient import GradientDescent
 from mcb.inference.svgd import SVGD
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.likelihoods import Categorical, Gaussian
+from mcb.modes.adaptive_codebook import AdaptiveCodebook
+from mcb.modes.clustered import Clustered
 from mcb.modes.codebook import Codebook
 from mcb.modes.embedding import Embedding
 from mcb.modes.oracle import Oracle
@@ -18,8 +20,10 @@ from mcb.types import Support, Task
 __all__ = [
     "MLP",
     "SVGD",
+    "AdaptiveCodebook",
     "BaseNetwork",
     "Categorical",
+    "Clustered",
     "Codebook",
     "Conjugate",
     "DeepSet",

@@ -14,7 +14,7 @@ from mcb.inference.gradient import GradientDescent
 from mcb.inference.problem import Answer, Components, Inference, Problem
 from mcb.likelihoods import Gaussian, Likelihood, Predictive
 from mcb.mode_axis import ModeAxis, mapped
-from mcb.modes.definition import ModeDefinition
+from mcb.modes.definition import ModeDefinition, RefreshedModes
 from mcb.modes.embedding import Embedding
 from mcb.networks.functional import BaseNetwork
 from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nll
@@ -134,6 +134,23 @@ class ModeConditionalBayesianMAML(nn.Module):
                 error = (prediction.predictive.expectation() - tasks.query_y).square().mean(-1)
                 squared_error = masked_mean(error, tasks.query_mask)
         return Losses(loss, nll, squared_error)
+
+    @torch.no_grad()
+    def survey(
+        self, support: Support, mode: Int[Tensor, "T"], noise: Float[Tensor, "T P D"] | None
+    ) -> Float[Tensor, "T R"]:
+        """What `modes.refresh` reads of these tasks: representations or responsibilities, as `modes.surveys` says.
+
+        Raises:
+            ValueError: the modes have no state to refresh, or as `adapt_tasks`.
+        """
+        if not isinstance(self.modes, RefreshedModes):
+            raise ValueError(f"modes={type(self.modes).__name__} are not refreshed: there is nothing to survey")
+        if self.modes.surveys == "responsibilities":
+            return self.adapt_tasks(support, mode, noise).log_responsibilities.exp()
+        representations = self._embed(support)
+        assert representations is not None  # such modes need an embedding
+        return representations
 
     def adapt(
         self,

@@ -30,6 +30,10 @@ class Likelihood(Protocol):
         """Targets as `(N, Y)` floats that an encoder can read."""
         ...
 
+    def inputs_as_targets(self, y: Tensor) -> Tensor:
+        """The way back."""
+        ...
+
     def check_targets(self, target: Tensor) -> None:
         """Raises `ValueError` unless `target` holds what this model observes, the points along its first axis."""
         ...
@@ -79,6 +83,10 @@ class Gaussian(nn.Module):
         """The targets themselves."""
         return target
 
+    def inputs_as_targets(self, y: Float[Tensor, "N O"]) -> Float[Tensor, "N O"]:
+        """The same."""
+        return y
+
     def check_targets(self, target: Tensor) -> None:
         """Raises `ValueError` unless these are `(N, O)` floats."""
         if target.ndim != 2 or not target.is_floating_point():
@@ -121,6 +129,10 @@ class Categorical(nn.Module):
     def targets_as_inputs(self, target: Int[Tensor, "N"]) -> Float[Tensor, "N classes"]:
         """One-hot rows."""
         return (target[:, None] == torch.arange(self.num_classes, device=target.device)).float()
+
+    def inputs_as_targets(self, y: Float[Tensor, "N classes"]) -> Int[Tensor, "N"]:
+        """The class of each row."""
+        return y.argmax(-1)
 
     def check_targets(self, target: Tensor) -> None:
         """Raises `ValueError` unless these are `(N,)` integers in `0..num_classes - 1`, masked places included."""

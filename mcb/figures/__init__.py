@@ -4,6 +4,7 @@ Nothing else in `mcb` imports this package, because matplotlib is slow to import
 """
 
 from mcb.figures.calibration import calibration
+from mcb.figures.found_modes import found_against_true, representative_tasks, tasks_by_mode
 from mcb.figures.learning import learning_curve
 from mcb.figures.modes import embeddings_by_mode, responsibilities_by_mode
 from mcb.figures.posterior import posterior_predictive
@@ -12,11 +13,14 @@ from mcb.figures.search import parallel_coordinates, pareto_front, search_histor
 __all__ = [
     "calibration",
     "embeddings_by_mode",
+    "found_against_true",
     "learning_curve",
     "parallel_coordinates",
     "pareto_front",
     "posterior_predictive",
+    "representative_tasks",
     "responsibilities_by_mode",
     "search_history",
     "setting_importances",
+    "tasks_by_mode",
 ]

@@ -21,7 +21,7 @@ from mcb.figures.style import (
     new_figure,
 )
 
-_SHADES = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", "#9CC9E8", "#0072B2", "#00304D"])
+SHADES = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", "#9CC9E8", "#0072B2", "#00304D"])
 _LEAST_USE = 1e-3  # mean responsibility below which a code counts as not in use
 
 
@@ -48,7 +48,7 @@ def responsibilities_by_mode(
     share_width = max(1.3, 0.36 * num_modes)
     figure = new_figure(PAGE_WIDTH, 1.1 + 0.24 * num_modes)
     left, right = figure.subplots(1, 2, width_ratios=[PAGE_WIDTH - 1.6 - share_width, share_width])
-    image = left.imshow(by_mode[:, used].numpy(), cmap=_SHADES, aspect="auto", vmin=0)
+    image = left.imshow(by_mode[:, used].numpy(), cmap=SHADES, aspect="auto", vmin=0)
     for edge in np.flatnonzero(np.diff(owner[used].numpy())):
         left.axvline(edge + 0.5, color=INK, linewidth=0.8)
     bar = figure.colorbar(image, ax=left, pad=0.01, aspect=12)
@@ -98,7 +98,7 @@ def embeddings_by_mode(embedding: Float[Tensor, "T E"], mode: Int[Tensor, "T"], 
 
 def _shares(axes: Axes, shares: np.ndarray, mode_names: tuple[str, ...]) -> None:
     """A matrix of percentages with their numbers."""
-    axes.imshow(shares, cmap=_SHADES, aspect="auto", vmin=0, vmax=1)
+    axes.imshow(shares, cmap=SHADES, aspect="auto", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         colour = "white" if share > 0.5 else INK
         axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=TICK_SIZE, color=colour)

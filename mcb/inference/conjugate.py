@@ -82,6 +82,16 @@ class Conjugate:
         log_evidence = -0.5 * ((residual * weights).sum(-1) + log_det + constant).sum()
         return ConjugatePosterior(design, precision, weights, log_evidence.to(support.x.dtype))
 
+    def location(self, problem: Problem, posterior: ConjugatePosterior) -> Float[Tensor, "D"]:
+        r"""The exact mean, $m + \mathrm{diag}(s^2)\, \Phi^\top A^{-1} (y - \Phi m)$."""
+        prior = _head_prior(problem)
+        weight = (
+            prior.mean
+            + prior.scale * (posterior.design.to(posterior.weights).mT @ posterior.weights[..., None])[..., 0]
+        )
+        bias = prior.bias_mean + prior.bias_variance * posterior.weights.sum(-1)
+        return torch.cat([weight.flatten(), bias])[: problem.network.num_adapted].to(prior.mean)
+
     def predict(self, problem: Problem, posterior: ConjugatePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One Gaussian component: the exact predictive."""
         prior = _head_prior(problem)

@@ -61,6 +61,10 @@ class GradientDescent:
             vmap(prior.unwhiten)(self._ascend(vmap(grad(log_joint(problem, support))), z)), evidence
         )
 
+    def location(self, problem: Problem, posterior: ParticlePosterior) -> Float[Tensor, "D"]:
+        """The mean of the particles."""
+        return posterior.particles.mean(0)
+
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""
         return predict_particles(problem, posterior, x, self.num_particles)

@@ -86,6 +86,10 @@ class Inference(Protocol[P]):
         """The (approximate) posterior given the support set; `noise` is standard normal."""
         ...
 
+    def location(self, problem: Problem, posterior: P) -> Float[Tensor, "D"]:
+        """The mean of the adapted parameters under the posterior, that of this process's particles."""
+        ...
+
     def predict(self, problem: Problem, posterior: P, x: Float[Tensor, "Q *x"]) -> Components:
         """The predictive's components at `x`."""
         ...

@@ -71,6 +71,10 @@ class SVGD:
         z = svgd(log_joint(problem, support), noise, self.num_steps, self.step_size, sharing=problem.sharing)
         return ParticlePosterior(vmap(prior.unwhiten)(z), evidence)
 
+    def location(self, problem: Problem, posterior: ParticlePosterior) -> Float[Tensor, "D"]:
+        """The mean of the particles."""
+        return posterior.particles.mean(0)
+
     def predict(self, problem: Problem, posterior: ParticlePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One component for each particle."""
         return predict_particles(problem, posterior, x, self.num_particles)

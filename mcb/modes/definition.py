@@ -1,6 +1,7 @@
-"""What every mode definition offers: codes, and a gate over them."""
+"""What every mode definition offers, codes and a gate over them, and what those offer that are refreshed."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,4 +26,36 @@ class ModeDefinition(Protocol):
 
     def log_gate(self, embedding: Float[Tensor, "E"] | None, mode: Int[Tensor, ""]) -> Float[Tensor, "K"]:
         """Log probability of each mode before the evidence, nats."""
+        ...
+
+
+class Refresh(NamedTuple):
+    """What a refresh found: the state to go on with, and how good it is, told without the true modes.
+
+    `labels` are the slots of the surveyed tasks under the new state. `metrics` always has `num_modes`; `silhouette`
+    where tasks were clustered; `stability`, the adjusted Rand index of the labels under the old state and under the new
+    one, where the old state told tasks apart.
+    """
+
+    state: tuple[Tensor, ...]
+    labels: Int[Tensor, "N"]
+    metrics: Mapping[str, float]
+
+
+@runtime_checkable
+class RefreshedModes(ModeDefinition, Protocol):
+    """Modes with a *state* that no gradient changes: a refresh makes a new one from a *survey* of many tasks.
+
+    The `K` codes are slots of fixed shape; which of them are in use is state. `surveys` says what the rows of a survey
+    are: the tasks' representations (the embedding that the gate reads) or the responsibilities of the slots.
+    """
+
+    surveys: Literal["representations", "responsibilities"]
+
+    def state(self) -> tuple[Tensor, ...]:
+        """The buffers themselves, always in this order and of these shapes."""
+        ...
+
+    def refresh(self, survey: Float[Tensor, "N R"], seed: int) -> Refresh:
+        """The next state, from a survey made at this state and these parameters; nothing here is changed."""
         ...

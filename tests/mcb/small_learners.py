@@ -13,8 +13,11 @@ from mcb.inference.problem import Inference
 from mcb.inference.svgd import SVGD
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.likelihoods import Categorical, Gaussian
+from mcb.modes.adaptive_codebook import AdaptiveCodebook
+from mcb.modes.clustered import Assignment, Clustered
+from mcb.modes.clustering import KMeans
 from mcb.modes.codebook import Codebook
-from mcb.modes.definition import ModeDefinition
+from mcb.modes.definition import ModeDefinition, Refresh, RefreshedModes
 from mcb.modes.embedding import Embedding
 from mcb.modes.oracle import Oracle
 from mcb.modes.single import Single
@@ -33,6 +36,9 @@ MODES: dict[str, Callable[[], ModeDefinition]] = {
     "codebook, weights": lambda: Codebook(3, CODE),
     "codebook, encoder": lambda: Codebook(2, CODE, gate="encoder", embedding_size=CODE),
     "codebook, both": lambda: Codebook(2, CODE, gate="both", embedding_size=CODE),
+    "adaptive codebook": lambda: adaptive_codebook(),
+    "clustered, soft": lambda: clustered("soft"),
+    "clustered, hard": lambda: clustered("hard"),
 }
 INFERENCES: dict[str, Inference] = {
     "conjugate": Conjugate(),
@@ -41,6 +47,29 @@ INFERENCES: dict[str, Inference] = {
     "maml": GradientDescent(num_steps=2, step_size=0.02, prior_noise=False, coordinates="raw"),
     "svgd": SVGD(num_steps=2, step_size=0.1, num_particles=3),
 }
+
+
+def clustered(assignment: Assignment) -> Clustered:
+    """Four slots, of which one is not in use, after two refreshes."""
+    modes = Clustered(4, CODE, CODE, KMeans(3), assignment, trust=2.0).double()
+    for seed in range(2):
+        refresh(modes, draws(30, CODE, seed=seed))
+    return modes
+
+
+def adaptive_codebook() -> AdaptiveCodebook:
+    """Four codes, of which one is not in use."""
+    modes = AdaptiveCodebook(4, CODE).double()
+    refresh(modes, torch.tensor([0.5, 0.0, 0.3, 0.2]).double().expand(20, 4))
+    return modes
+
+
+def refresh(modes: RefreshedModes, survey: Tensor) -> Refresh:
+    """Gives the modes the state that a refresh finds."""
+    found = modes.refresh(survey, seed=0)
+    for buffer, value in zip(modes.state(), found.state, strict=True):
+        buffer.copy_(value)
+    return found
 
 
 class Images(nn.Module):

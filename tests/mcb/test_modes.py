@@ -6,8 +6,10 @@ from typing import cast
 import pytest
 import torch
 from jaxtyping import config
+from small_learners import adaptive_codebook, clustered
 from torch import Tensor
 
+from mcb.modes.clustered import Clustered
 from mcb.modes.codebook import Codebook, Gate
 from mcb.modes.definition import ModeDefinition
 from mcb.modes.embedding import Embedding
@@ -36,12 +38,15 @@ ALL: list[ModeDefinition] = [
     codebook("weights"),
     codebook("encoder"),
     codebook("both"),
+    adaptive_codebook(),
+    clustered("soft"),
+    clustered("hard"),
 ]
 
 
 @pytest.mark.parametrize("modes", ALL, ids=lambda modes: type(modes).__name__ + getattr(modes, "gate", ""))
 def test_gate_is_a_distribution_over_as_many_modes_as_there_are_codes(modes):
-    given = embedding() if modes.needs_embedding else None
+    given = embedding()[: 3 if isinstance(modes, Clustered) else 6] if modes.needs_embedding else None
     log_gate = modes.log_gate(given, torch.tensor(2))
     assert log_gate.shape == (modes.num_modes,) == modes.codes(given).shape[:1]
     torch.testing.assert_close(log_gate.logsumexp(0), torch.zeros((), dtype=torch.float64))

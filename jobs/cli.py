@@ -10,6 +10,7 @@ from jobs.errors import Interrupted, UsageError, nearest
 
 _COMMANDS = {
     "train": "meta-train a recipe, evaluate it, and track it",
+    "tune": "search over mode definitions and other settings with Ray Tune",
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
     "modes": "show the modes of a trained run",
     "recipes": "list the named runs",

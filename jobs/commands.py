@@ -7,6 +7,7 @@ from jobs.arguments import (
     LimitsOptions,
     ModesOptions,
     TrainOptions,
+    TuneOptions,
     UiOptions,
     parse,
     parse_with_settings,
@@ -30,6 +31,19 @@ def train(words: list[str]) -> None:
     if base is None and not options.resume:
         raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
     from jobs.train import train as run
+
+    run(options, base, overrides)
+
+
+def tune(words: list[str]) -> None:
+    """`mcb tune RECIPE --space SPACE [overrides]`."""
+    options, overrides = parse_with_settings(TuneOptions, "tune", words)
+    base = _base(options)
+    if base is None and not options.resume:
+        raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
+    if options.data is not None:
+        overrides["tasks.path"] = [str(options.data.absolute())]
+    from jobs.tune import tune as run
 
     run(options, base, overrides)
 
@@ -89,6 +103,7 @@ def ui(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
     "modes": modes,
     "recipes": recipes,
@@ -104,7 +119,7 @@ def _train_words(words: list[str]) -> tuple[TrainOptions, Overrides]:
     return options, overrides
 
 
-def _base(options: TrainOptions) -> Settings | None:
+def _base(options: TrainOptions | TuneOptions) -> Settings | None:
     """The settings that a new run starts from: a saved file's or a recipe's; None if neither is named."""
     if options.config is None:
         base = None if options.recipe is None else recipe(options.recipe)

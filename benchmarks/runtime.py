@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from capacity import measure
-from efficiency import efficiency
+from efficiency import compute_bound, efficiency
 from machine import machine, write
 from point import measured_of
 from recovery import SCENARIOS, recovery
@@ -25,6 +25,7 @@ from cluster.embedded import ray_cluster
 from jobs.recipes import recipe
 
 PARTS = ("efficiency", "capacity", "recovery")
+COMPUTE_BOUND = {"five-modes": 4, "five-modes-svgd": 4, "five-modes-maml": 4}  # by what times their meta-batch
 CLIENTS, MEGABYTES, SLICES = (8, 32, 128), (0.1, 1.0, 10.0), (1, 2, 4)
 STORE_PARAMETERS = (
     12 * 2**20
@@ -34,7 +35,6 @@ STORE_PARAMETERS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--recipe", default="five-modes-maml", help="the compute-bound recipe of the first part")
     parser.add_argument("--seconds", type=float, default=8.0, help="for each point of the second part")
     parser.add_argument("--rounds", type=int, default=5, help="of the first part, and kills of each kind in the third")
     parser.add_argument("--quick", action="store_true", help="few and short, to see that it works; writes nothing")
@@ -44,7 +44,11 @@ def main() -> None:
     result: dict = {"idle_before": machine(), "cores": cores}
     with tempfile.TemporaryDirectory() as folder, ray_cluster(Path(folder), max(4, cores), STORE_PARAMETERS):
         if "efficiency" in arguments.parts:
-            result["efficiency"] = efficiency(recipe(arguments.recipe), 4 if arguments.quick else 10, rounds)
+            result["efficiency"] = [
+                row
+                for name, times in COMPUTE_BOUND.items()
+                for row in efficiency(compute_bound(name, times), 4 if arguments.quick else 10, rounds)
+            ]
             show(result["efficiency"])
         if "capacity" in arguments.parts:
             result["capacity"] = [measure(load, seconds, 2 * cores).row() for load in loads(arguments.quick)]

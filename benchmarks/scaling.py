@@ -40,10 +40,10 @@ def tables(result: dict) -> dict[str, str]:
 
 def efficiency(rows: Sequence[dict], costs: Costs, here: Machines) -> str:
     """Placements beside what the model says of them, given the time in process."""
-    alone = next(row for row in rows if row["workers"] == 0)
-    job = Job(alone["meta_batch"], alone["step_ms"] / 1e3 / alone["meta_batch"])
     lines = []
     for row in rows:
+        alone = next(other for other in rows if other["recipe"] == row["recipe"] and not other["workers"])
+        job = Job(alone["meta_batch"], alone["step_ms"] / 1e3 / alone["meta_batch"])
         load = Load(row["workers"], row["megabytes"] * 1e6)
         predicted_s = step_s(costs, job, load, here) if row["workers"] else job.compute_s(1)
         lines.append(

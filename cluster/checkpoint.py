@@ -13,12 +13,14 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cluster.errors import CheckpointError
 from cluster.ledger import OpenShards
+from cluster.refresh import Pending
 from cluster.storage import open_storage, split
 
 FORMAT_VERSION = 1
@@ -34,7 +36,8 @@ class Checkpoint:
     `parameters` is flat float32 in the order of `parameter_shapes`; `optimizer_state` is that of the torch optimiser
     named `optimizer`. The counts run from the beginning of the run, over every resume. `average` is the exponential
     average of the parameters, in runs that keep one; `open_shards` says where the stream of shards stands, in runs
-    whose policy does not end one meta-batch before the next.
+    whose policy does not end one meta-batch before the next. `mode_state` is the state that the last meta-step was
+    computed under, in runs that refresh one, and `pending` the refresh that a later one is to adopt.
     """
 
     version: int
@@ -48,6 +51,8 @@ class Checkpoint:
     train_seconds: float = 0.0
     average: np.ndarray | None = None
     open_shards: OpenShards | None = None
+    mode_state: np.ndarray | None = None
+    pending: Pending | None = None
 
     @property
     def evaluated_parameters(self) -> np.ndarray:
@@ -61,7 +66,8 @@ def encode(checkpoint: Checkpoint) -> bytes:
     tensor = torch.from_numpy(checkpoint.parameters.copy())
     average = None if checkpoint.average is None else torch.from_numpy(checkpoint.average.copy())
     vectors = {"parameters": tensor, "average": average}
-    torch.save({**vectors, "optimizer_state": dict(checkpoint.optimizer_state)}, buffer)
+    modes = _encode_modes(checkpoint)
+    torch.save({**vectors, "optimizer_state": dict(checkpoint.optimizer_state), **modes}, buffer)
     payload = buffer.getvalue()
     header = {
         "format_version": FORMAT_VERSION,
@@ -110,7 +116,25 @@ def decode(data: bytes, name: str) -> Checkpoint:
         train_seconds=header["train_seconds"],
         average=None if average is None else average.numpy(),
         open_shards=None if open_shards is None else OpenShards(open_shards[0], tuple(open_shards[1])),
+        mode_state=payload["mode_state"].numpy() if "mode_state" in payload else None,
+        pending=_decode_pending(payload.get("pending")),
     )
+
+
+def _encode_modes(checkpoint: Checkpoint) -> dict[str, object]:
+    """The payload's entries of a run that refreshes a state; none of another."""
+    entries: dict[str, object] = {}
+    if checkpoint.mode_state is not None:
+        entries["mode_state"] = torch.from_numpy(checkpoint.mode_state.copy())
+    if checkpoint.pending is not None:
+        version, state, metrics = checkpoint.pending
+        metrics = {name: float(value) for name, value in metrics.items()}
+        entries["pending"] = {"version": version, "state": torch.from_numpy(state.copy()), "metrics": metrics}
+    return entries
+
+
+def _decode_pending(entry: Mapping[str, Any] | None) -> Pending | None:
+    return None if entry is None else Pending(entry["version"], entry["state"].numpy(), entry["metrics"])
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, keep: int) -> str:
@@ -184,6 +208,16 @@ def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int
         raise CheckpointError(
             f"the checkpoint of meta-step {checkpoint.version} was made with optimizer={checkpoint.optimizer}, "
             f"not {optimizer}: give the settings it was made with"
+        )
+
+
+def require_state_fit(checkpoint: Checkpoint, state: np.ndarray | None) -> None:
+    """Raise `CheckpointError` if a run whose state is like `state`, or that has none, cannot continue from it."""
+    its, mine = (0 if vector is None else len(vector) for vector in (checkpoint.mode_state, state))
+    if its != mine:
+        raise CheckpointError(
+            f"the checkpoint of meta-step {checkpoint.version} is of other modes: their state is {its} numbers there "
+            f"and {mine} in this run: give the settings it was made with, or another folder"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cluster.denormals import flushed_denormals
 from cluster.errors import UserError
 from cluster.shards import Shard, ShardReport
+from cluster.survey import survey, write_state
 from mcb.objectives import MetaObjective, predictive_nll
 from mcb.randomness import fold_key
 from mcb.types import Task, TaskSource
@@ -97,6 +98,8 @@ class MetaGradient:
     The statistics are sums over the shard's tasks: `loss`, `nll`, `squared_error`, and for each true mode with tasks
     in the shard `nll/NAME`, `squared_error/NAME` and `count/NAME`. A gradient that is not finite is returned as it
     is: the server refuses it. Threads are the caller's business (`cluster.threads`).
+
+    A shard of a meta-step that surveys also has its part of the survey, which `cluster.survey` asks of the learner.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class MetaGradient:
         seed: int,
         meta_objective: MetaObjective = predictive_nll,
     ) -> None:
-        self._learner, self._source, self._meta_objective = learner, source, meta_objective
+        self._learner, self._source, self._seed, self._meta_objective = learner, source, seed, meta_objective
         self._task_seed, self._noise_key = fold_key(seed, "train"), fold_key(seed, "noise")
         self._flat = FlatParameters(learner)
         self._device = next(iter(learner.parameters())).device
@@ -115,6 +118,10 @@ class MetaGradient:
         """Report of `shard` at `parameters`; raises `UserError` naming the task whose data are not finite."""
         with flushed_denormals():
             return self._report(parameters, shard)
+
+    def adopt(self, state: np.ndarray) -> None:
+        """Compute under the flat `state` from here on; raises TypeError for a learner without a state."""
+        write_state(self._learner, state)
 
     def _report(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
         started = time.perf_counter()
@@ -127,7 +134,10 @@ class MetaGradient:
         losses = self._learner.losses(tasks, noise, self._meta_objective)
         (losses.loss.sum() / shard.meta_batch).backward()
         statistics = _sums(losses, tasks.mode, self._source.mode_names)
-        return ShardReport(shard, self._flat.gradient(), statistics, time.perf_counter() - started)
+        rows = None
+        if shard.num_surveyed:
+            rows = survey(self._learner, self._source, self._seed, shard.surveyed, self._device)
+        return ShardReport(shard, self._flat.gradient(), statistics, time.perf_counter() - started, rows)
 
 
 def _check_finite(tasks: Task, first_index: int) -> None:

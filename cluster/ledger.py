@@ -2,7 +2,7 @@
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cluster.policies import straggles_after_s
@@ -38,10 +38,15 @@ class OpenShards(NamedTuple):
 
 
 class ShardLedger:
-    """The stream of a run's shards from where it is open; handed out in order, first what was taken back."""
+    """The stream of a run's shards from where it is open; handed out in order, first what was taken back.
 
-    def __init__(self, meta_batch: int, num_shards: int, start: OpenShards) -> None:
-        self._meta_batch, self._num_shards = meta_batch, num_shards
+    `num_surveyed` says of each meta-step how many tasks it surveys; by default none does.
+    """
+
+    def __init__(
+        self, meta_batch: int, num_shards: int, start: OpenShards, num_surveyed: Callable[[int], int] | None = None
+    ) -> None:
+        self._meta_batch, self._num_shards, self._num_surveyed = meta_batch, num_shards, num_surveyed
         self._front, self._free = start.front, sorted(start.pending)
         self._held: dict[int, dict[str, Holding]] = {}
         self._held_by: defaultdict[str, set[int]] = defaultdict(set)
@@ -158,4 +163,5 @@ class ShardLedger:
         return shard.version * self._num_shards + shard.index
 
     def _shard(self, position: int) -> Shard:
-        return shard_at(position, self._meta_batch, self._num_shards)
+        shard = shard_at(position, self._meta_batch, self._num_shards)
+        return shard if self._num_surveyed is None else shard._replace(num_surveyed=self._num_surveyed(shard.version))

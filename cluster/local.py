@@ -7,8 +7,9 @@ from cluster.local_group import LocalGroup
 from cluster.memory import keep_freed_memory
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
+from cluster.refresh import Refreshes, refresh
 from cluster.server_state import ServerState
-from cluster.shards import ShardReport
+from cluster.shards import ShardReport, adopt
 from cluster.slice_state import SliceState
 from cluster.threads import threads
 from cluster.wire import decode, encode
@@ -32,15 +33,20 @@ def train_locally(
     vectors = SliceState(start.parameters, start.optimizer_state, start.average)
     whole = ParameterSlice(plan.optimizer, plan.num_steps, aggregation.parameter_wire, vectors)
     compute = plan.build_gradient() if plan.group is None else LocalGroup(plan.group, plan.threads_per_worker)
-    saved = start.version
+    refreshes = None if plan.refresh is None else plan.refresh.build()
+    saved, adopted = start.version, None
     with threads(plan.threads_per_worker):
         while not state.is_done:
             record = None
+            mode_state = state.refreshes.state_at(state.version)
+            if mode_state is not None and mode_state is not adopted:
+                adopt(compute, mode_state)
+                adopted = mode_state
             base, parameters = state.num_updates, decode(whole.published)
             for shard in state.assign(_ME):
                 report = compute(parameters, shard)
                 report = report._replace(gradient=encode(report.gradient, aggregation.gradient_wire))
-                record = _take_in(state, whole, base, report)
+                record = _take_in(state, whole, base, report, refreshes)
             if record is None:
                 continue
             on_step(record)
@@ -57,10 +63,17 @@ def train_locally(
     return last
 
 
-def _take_in(state: ServerState, whole: ParameterSlice, base: int, report: ShardReport) -> StepRecord | None:
+def _take_in(
+    state: ServerState, whole: ParameterSlice, base: int, report: ShardReport, refreshes: Refreshes | None
+) -> StepRecord | None:
     """What the server does with a report; one worker's gradients are never late, so there is at most one update."""
     key = state.accept(_ME, base, report)
     if key is not None:
         whole.push(key, report.gradient)
     update = state.next_update()
-    return None if update is None else state.finish_update(whole.make(update))
+    if update is None:
+        return None
+    survey = state.refreshes.survey
+    if refreshes is not None and survey is not None:
+        state.refreshes.deliver(refresh(refreshes, decode(whole.published), survey))
+    return state.finish_update(whole.make(update))

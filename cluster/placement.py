@@ -49,6 +49,15 @@ def num_places(nodes: Sequence[Resources], unit: Resources) -> int:
     return sum(int(min(node.get(name, 0.0) // asked for name, asked in unit.items())) for node in nodes)
 
 
+def num_runs_at_once(plan: TrainingPlan, nodes: Sequence[Resources]) -> int:
+    """How many runs like this one the nodes could hold if nothing else ran there; a run in this process counts too."""
+    if plan.num_workers == 0:
+        return num_places(nodes, bundles(plan)[0])
+    if plan.ranks_per_worker > 1:
+        return num_places(nodes, total(bundles(plan) * num_units(plan)))
+    return num_places(nodes, bundles(plan)[0]) // num_units(plan)
+
+
 def shortage(
     plan: TrainingPlan,
     num_placed: int,

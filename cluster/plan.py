@@ -15,6 +15,7 @@ from cluster.group_plan import GroupPlan
 from cluster.optimizer import require_optimizer
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.policies import num_useful_workers
+from cluster.refresh import RefreshPlan
 from cluster.shards import ComputesMetaGradient
 from cluster.storage import absolute
 
@@ -34,6 +35,7 @@ class ServerPlan:
     checkpoint_every: int
     checkpoint_keep: int
     settings_yaml: str
+    refresh: RefreshPlan | None = None
 
     @property
     def max_calls(self) -> int:
@@ -59,7 +61,8 @@ class TrainingPlan:
     `gpus_per_worker` of a GPU. The run begins once `min_workers` (None: all) have a place, for which it waits
     `start_timeout_s`, and goes on with what is left when nodes leave; it ends, saved, when fewer than `min_workers`
     (None: one) are left for `regrow_timeout_s`. A checkpoint is written every `checkpoint_every` meta-steps and at the
-    end into `checkpoint_dir`, a folder or fsspec URL; the newest `checkpoint_keep` are kept.
+    end into `checkpoint_dir`, a folder or fsspec URL; the newest `checkpoint_keep` are kept. `refresh` says how the
+    state of a learner that has one is refreshed; its computation must then offer `cluster.shards.AdoptsState`.
     """
 
     build_gradient: Callable[[], ComputesMetaGradient]
@@ -83,6 +86,7 @@ class TrainingPlan:
     checkpoint_keep: int = 3
     settings_yaml: str = ""
     resume: bool = False
+    refresh: RefreshPlan | None = None
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range; tell the optimiser the parameters' shapes."""
@@ -110,6 +114,11 @@ class TrainingPlan:
         shapes = tuple(tuple(shape) for shape in self.parameter_shapes.values())
         object.__setattr__(self, "optimizer", replace(self.optimizer, shapes=shapes))  # the class is frozen
         slice_bounds(len(self.parameters), self.aggregation.num_slices)
+        if self.refresh is not None and not self.aggregation.policy.is_ordered:
+            raise UserError(
+                f"policy={type(self.aggregation.policy).__name__} has gradients of several states in one update: modes "
+                "that are refreshed need --cluster.policy.kind sync"
+            )
         if self.strategy == "collective":
             _require_defaults(self.aggregation)
             if self.group is not None:
@@ -155,6 +164,7 @@ class TrainingPlan:
             checkpoint_every=self.checkpoint_every,
             checkpoint_keep=self.checkpoint_keep,
             settings_yaml=self.settings_yaml,
+            refresh=self.refresh,
         )
 
 
@@ -168,7 +178,7 @@ class StepRecord(NamedTuple):
     one included. `queue_length` is the largest number of gradients that waited at the server, for a shard before
     theirs or for the update under way; `refused_pushes` those too stale to count and `repeats` those of a shard that
     was already there; `num_bytes` what gradients and parameters took on the wire; `waiting_s` what workers, all
-    together, waited for a shard.
+    together, waited for a shard; `refresh` the metrics of the refresh that this meta-step was the first to see.
     """
 
     version: int
@@ -191,13 +201,15 @@ class StepRecord(NamedTuple):
     repeats: int = 0
     num_bytes: int = 0
     waiting_s: float = 0.0
+    refresh: Mapping[str, float] = {}
 
 
 class TrainingResult(NamedTuple):
     """Where a run stands when it ends or is interrupted; counts include the steps before a resume.
 
     `params_sha256` is of the little-endian float32 bytes of `parameters`; `checkpoint` is a path or URL.
-    `train_seconds` is the time spent in meta-steps: start-up and evaluation are not in it.
+    `train_seconds` is the time spent in meta-steps: start-up and evaluation are not in it. `mode_state` is that of the
+    last meta-step, in runs that refresh one.
     """
 
     parameters: np.ndarray
@@ -208,6 +220,7 @@ class TrainingResult(NamedTuple):
     num_refused: int
     checkpoint: str
     interrupted: bool
+    mode_state: np.ndarray | None = None
 
 
 def _require_defaults(aggregation: AggregationPlan) -> None:

@@ -14,16 +14,17 @@ from cluster.errors import RefusedSteps
 from cluster.ledger import OpenShards, ShardLedger
 from cluster.plan import ServerPlan, StepRecord
 from cluster.policies import num_to_assign
+from cluster.refresh_state import RefreshState
 from cluster.shards import GradientKey, Shard, ShardReport
 from cluster.slice_state import SliceState
 from cluster.tally import StepTally
-from cluster.update import Made, Update
+from cluster.update import Made, Update, too_many_refused
 
 
 class ServerState:
     """Which shards are out, which gradients are in, and where the run stands, continued from a fitting `checkpoint`.
 
-    `cluster.checkpoint.require_fit` says whether it fits.
+    `cluster.checkpoint.require_fit` says whether it fits. `refreshes` is where it stands with the learner's state.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class ServerState:
         self._num_tasks = checkpoint.num_tasks
         self._num_refused = checkpoint.num_refused
         self._train_seconds = checkpoint.train_seconds
-        self._ledger = ShardLedger(server_plan.meta_batch, server_plan.num_shards, start)
+        self.refreshes = RefreshState(server_plan.refresh, server_plan.num_steps, checkpoint)
+        num_surveyed = None if server_plan.refresh is None else self.refreshes.num_surveyed
+        self._ledger = ShardLedger(server_plan.meta_batch, server_plan.num_shards, start, num_surveyed)
         self._gathered: dict[GradientKey, ShardReport] = {}
         self._early: dict[int, GradientKey] = {}
         self._summable: list[GradientKey] = []
@@ -81,7 +84,7 @@ class ServerState:
         Where nothing is free, a shard that another worker has had for too long. A worker that was released gets none:
         its question may still be here when it is dead.
         """
-        if self.is_done or self.is_released(worker_id) or self._is_full:
+        if self.is_done or self.is_released(worker_id) or self._is_full or not self.refreshes.is_ready(self._version):
             return ()
         now = self._clock()
         if self._step_started is None:
@@ -161,6 +164,7 @@ class ServerState:
         update = Update(self._num_updates, self._version, keys, scale, tuple(self._unused), oldest_base, front)
         self._unused.clear()
         self._under_way = (update, reports)
+        self.refreshes.gather(self._version, list(reports.values()))
         return update
 
     def finish_update(self, made: Made) -> StepRecord | None:
@@ -192,6 +196,8 @@ class ServerState:
             train_seconds=self._train_seconds,
             average=vectors.average,
             open_shards=None if start == (self._version * self._plan.num_shards, ()) else start,
+            mode_state=self.refreshes.state,
+            pending=self.refreshes.pending,
         )
 
     @property
@@ -231,7 +237,8 @@ class ServerState:
         self._train_seconds += step_s
         learning_rate = self._plan.optimizer.learning_rate_at(self._version, self._plan.num_steps)
         self._version += 1
-        record = self._tally.record(self._version, learning_rate, step_s, self._num_refused)
+        news = self.refreshes.close()
+        record = self._tally.record(self._version, learning_rate, step_s, self._num_refused, news)
         self._tally = StepTally()
         return record
 
@@ -239,9 +246,4 @@ class ServerState:
         self._num_refused += 1
         allowed = self._plan.optimizer.max_refused_steps
         if self._num_refused > allowed:
-            where = f"shard {shard.index} (tasks {shard.start} to {shard.stop - 1})" if shard else "its norm"
-            self._failure = RefusedSteps(
-                f"the meta-gradient of meta-step {self._version} is not finite in {where}; {self._num_refused} steps "
-                f"were refused and max_refused_steps={allowed}: lower the learning rate, clip the gradient, or allow "
-                "more, and resume from the last checkpoint"
-            )
+            self._failure = too_many_refused(self._version, shard, self._num_refused, allowed)

@@ -1,7 +1,7 @@
 """The plan of a meta-step: which tasks it has and how they are cut into shards, whoever computes them."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ class Shard(NamedTuple):
     """Tasks `start..stop` (global indices, end excluded) of meta-step `version`, the `index`-th piece of it.
 
     `meta_batch` is the number of tasks of the whole meta-step: the meta-gradient is a mean over all of them.
+    `num_surveyed` is the number of tasks that the meta-step surveys beside them (`cluster.refresh`), 0 in most.
     """
 
     version: int
@@ -19,11 +20,23 @@ class Shard(NamedTuple):
     start: int
     stop: int
     meta_batch: int
+    num_surveyed: int = 0
 
     @property
     def num_tasks(self) -> int:
         """Tasks in this shard."""
         return self.stop - self.start
+
+    @property
+    def surveyed(self) -> range:
+        """The shard's part of the surveyed tasks, as large as its part of the meta-batch.
+
+        >>> Shard(version=1, index=1, start=15, stop=20, meta_batch=10, num_surveyed=7).surveyed
+        range(3, 7)
+        """
+        first = self.version * self.meta_batch
+        start, stop = ((place - first) * self.num_surveyed // self.meta_batch for place in (self.start, self.stop))
+        return range(start, stop)
 
 
 class GradientKey(NamedTuple):
@@ -38,12 +51,16 @@ class GradientKey(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """What a worker found for a shard: its share of the meta-gradient, flat float32, and sums over its tasks."""
+    """What a worker found for a shard: its share of the meta-gradient, flat float32, and sums over its tasks.
+
+    `survey` has a row for each of the tasks that the shard surveys; None in a meta-step that surveys none.
+    """
 
     shard: Shard
     gradient: np.ndarray
     statistics: Mapping[str, float]
     compute_s: float
+    survey: np.ndarray | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -57,6 +74,22 @@ class ComputesMetaGradient(Protocol):
     def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
         """Meta-gradient and statistics of `shard` at the flat `parameters`, which may be read-only."""
         ...
+
+
+@runtime_checkable
+class AdoptsState(Protocol):
+    """What the computation offers beside, where a learner has a state that is refreshed (`cluster.refresh`)."""
+
+    def adopt(self, state: np.ndarray) -> None:
+        """Compute every shard from here on under the flat `state`, which may be read-only."""
+        ...
+
+
+def adopt(compute: ComputesMetaGradient, state: np.ndarray) -> None:
+    """Give a computation its state; raises TypeError for one that has none."""
+    if not isinstance(compute, AdoptsState):
+        raise TypeError(f"{type(compute).__name__} has no state to refresh: give it a method adopt(state)")
+    compute.adopt(state)
 
 
 def plan(version: int, num_tasks: int, num_shards: int) -> tuple[Shard, ...]:

@@ -7,13 +7,13 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
 from cluster.placement import bundles, num_units, shortage, total
+from cluster.places import Places
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.roster import Roster, Verdict
 from cluster.server import Progress, Server
@@ -62,9 +62,10 @@ class Fleet:
         self._roster = Roster(
             num_units(plan), plan.min_to_start, plan.min_to_go_on, plan.start_timeout_s, plan.regrow_timeout_s
         )
-        self._server = start_server(plan)
+        self._places = Places(plan)
+        self._server = start_server(plan, self._places)
         self._progress = self._server.progress.remote(self._seen)
-        self._units = [start_unit(plan) for _ in range(num_units(plan))]
+        self._units = [start_unit(plan, self._places.take()) for _ in range(num_units(plan))]
         self._homeless = list(self._units)
 
     def run(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:
@@ -119,7 +120,7 @@ class Fleet:
             self._bury(unit)
             self._require_worth("a worker")
             _logger.warning("%s died after meta-step %d: another takes its place", unit.name, self._version)
-            self._units.append(start_unit(self._plan))
+            self._units.append(start_unit(self._plan, self._places.take()))
             self._homeless.append(self._units[-1])
             self._ask(self._server.release.remote(unit.name))
         elif end is LoopEnd.CUT_OFF:
@@ -144,7 +145,7 @@ class Fleet:
         self._roster.lose_server()
         self._require_worth("the parameter server")
         _logger.warning("%s after meta-step %d: another goes on from the newest checkpoint", loss, self._version)
-        self._server, self._seen = start_server(self._plan), 0
+        self._server, self._seen = start_server(self._plan, self._places), 0
         self._progress = self._server.progress.remote(self._seen)
         if self._roster.has_begun:
             for unit in self._settled():
@@ -196,12 +197,11 @@ class Fleet:
                 on_step(record)
 
 
-def start_server(plan: TrainingPlan) -> ActorHandle:
-    """The server, on this node if it lasts: it reads the newest checkpoint of the plan's folder."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+def start_server(plan: TrainingPlan, places: Places) -> ActorHandle:
+    """The server: it reads the newest checkpoint of the plan's folder."""
     server = ray.remote(Server).options(
         num_cpus=0,
-        scheduling_strategy=here,
+        scheduling_strategy=places.of_server,
         max_concurrency=plan.server.max_calls,  # Ray's own 1,000 may all wait
     )
     return cast(ActorHandle, server.remote(plan.server, code_version()))

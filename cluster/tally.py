@@ -34,7 +34,9 @@ class StepTally:
         """Tasks of the updates so far."""
         return sum(report.num_tasks for report in self._reports.values())
 
-    def record(self, version: int, learning_rate: float, step_s: float, refused: int) -> StepRecord:
+    def record(
+        self, version: int, learning_rate: float, step_s: float, refused: int, refresh: Mapping[str, float]
+    ) -> StepRecord:
         """The record of meta-step `version`, which took `step_s`; `refused` is of the whole run."""
         sums = sum_by_name([self._reports[key].statistics for key in sorted(self._reports)])
         num_tasks = self.num_tasks
@@ -60,6 +62,7 @@ class StepTally:
             repeats=self.repeats,
             num_bytes=self.num_bytes,
             waiting_s=self.waiting_s,
+            refresh=refresh,
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, save
+from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, require_state_fit, save
 from cluster.errors import CheckpointError, UserError
 from cluster.interruption import interruption
 from cluster.local import train_locally
@@ -58,9 +58,11 @@ def params_sha256(parameters: np.ndarray) -> str:
 
 def _starting_point(plan: TrainingPlan) -> Checkpoint:
     """The checkpoint that the run starts from; a new run writes its initial parameters as one, so a bad disk shows."""
+    mode_state = None if plan.refresh is None else plan.refresh.state
     if plan.resume:
         start = load_newest(plan.checkpoint_dir)
         require_fit(start, plan.parameter_shapes, plan.optimizer.name)
+        require_state_fit(start, mode_state)
         if start.open_shards is not None and plan.aggregation.policy.is_ordered:
             raise CheckpointError(
                 f"the checkpoint of meta-step {start.version} is of a stale or asynchronous run, which has shards of "
@@ -73,7 +75,9 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
         raise CheckpointError(
             f"{plan.checkpoint_dir} already holds checkpoints of a run: resume it, or choose another folder"
         )
-    start = Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}, plan.settings_yaml)
+    start = Checkpoint(
+        0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}, plan.settings_yaml, mode_state=mode_state
+    )
     save(start, plan.checkpoint_dir, plan.checkpoint_keep)
     return start
 
@@ -88,4 +92,5 @@ def _result(plan: TrainingPlan, last: Checkpoint) -> TrainingResult:
         num_refused=last.num_refused,
         checkpoint=paths(plan.checkpoint_dir)[0],
         interrupted=last.version < plan.num_steps,
+        mode_state=last.mode_state,
     )

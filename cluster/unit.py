@@ -7,12 +7,10 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.code_version import code_version
 from cluster.errors import ClusterError, GroupBroken, last_line
-from cluster.placement import bundles
+from cluster.places import Place
 from cluster.plan import TrainingPlan
 from cluster.rank import Rank
 from cluster.worker import Worker
@@ -32,23 +30,23 @@ class LoopEnd(Enum):
 class Unit:
     """One worker, or the ranks of a group.
 
-    `actors` live in `placement`, whose resources Ray reserves all at once or, until there is room, not at all:
+    `actors` live in `place`, whose resources Ray reserves all at once or, until there is room, not at all:
     `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
     for each; `loops` are those that have not ended, and first the `checks` of each actor's code.
     """
 
     def __init__(
         self,
-        placement: PlacementGroup,
+        place: Place,
         actors: Sequence[ActorHandle],
         checks: Sequence[ray.ObjectRef],
         run: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
     ) -> None:
         self.actors = tuple(actors)
-        self.placed: ray.ObjectRef = placement.ready()
+        self.placed: ray.ObjectRef = place.group.ready()
         self.name, self._cut_off = "", False
         self.loops = list(checks)
-        self._placement, self._run = placement, run
+        self._place, self._run = place, run
 
     def follow(self, name: str, server: ActorHandle) -> None:
         """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
@@ -79,26 +77,22 @@ class Unit:
         """End all actors, whatever they do, and give their place back."""
         for actor in self.actors:
             ray.kill(actor)
-        remove_placement_group(self._placement)
+        self._place.give_back()
 
 
-def start_unit(plan: TrainingPlan) -> Unit:
-    """A unit of one worker, or of a group's ranks, on one node as soon as there is room for it.
-
-    Ray places each unit on the node that has most left, and so spreads units over nodes.
-    """
-    placement = placement_group(bundles(plan), strategy="STRICT_PACK")
+def start_unit(plan: TrainingPlan, place: Place) -> Unit:
+    """A unit of one worker, or of a group's ranks, in `place` as soon as there is room for it."""
     group, wire = plan.group, plan.aggregation.gradient_wire
     if group is None:
-        worker = _start(plan, placement, 0, Worker)
+        worker = _start(plan, place, 0, Worker)
 
         def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
             return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
 
-        return Unit(placement, [worker], [worker.require_code.remote(code_version())], run)
+        return Unit(place, [worker], [worker.require_code.remote(code_version())], run)
     has_own_gpus = plan.gpus_per_worker == 1
     arguments = (group, plan.threads_per_worker, has_own_gpus)
-    ranks = [_start(plan, placement, index, Rank, *arguments) for index in range(group.num_ranks)]
+    ranks = [_start(plan, place, index, Rank, *arguments) for index in range(group.num_ranks)]
 
     def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
         port = ranks[0].listen.remote()
@@ -107,14 +101,13 @@ def start_unit(plan: TrainingPlan) -> Unit:
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 
-    return Unit(placement, ranks, [rank.require_code.remote(code_version()) for rank in ranks], run_group)
+    return Unit(place, ranks, [rank.require_code.remote(code_version()) for rank in ranks], run_group)
 
 
-def _start(plan: TrainingPlan, placement: PlacementGroup, index: int, actor: type, *arguments: object) -> ActorHandle:
+def _start(plan: TrainingPlan, place: Place, index: int, actor: type, *arguments: object) -> ActorHandle:
     """An actor in one bundle of a unit's place."""
-    place = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=index)
     options = ray.remote(actor).options(
-        num_cpus=plan.threads_per_worker, num_gpus=plan.gpus_per_worker, scheduling_strategy=place
+        num_cpus=plan.threads_per_worker, num_gpus=plan.gpus_per_worker, scheduling_strategy=place.strategy(index)
     )
     return cast(ActorHandle, options.remote(*arguments))
 

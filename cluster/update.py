@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.blocks import norm
-from cluster.shards import GradientKey
+from cluster.errors import RefusedSteps
+from cluster.shards import GradientKey, Shard
 
 
 class Update(NamedTuple):
@@ -54,3 +55,13 @@ class Made(NamedTuple):
 
     norm: float
     not_finite: int | None
+
+
+def too_many_refused(version: int, shard: Shard | None, num_refused: int, allowed: int) -> RefusedSteps:
+    """What ends a run at meta-step `version`; `shard` is that whose gradient made the sum not finite, if one did."""
+    where = f"shard {shard.index} (tasks {shard.start} to {shard.stop - 1})" if shard else "its norm"
+    return RefusedSteps(
+        f"the meta-gradient of meta-step {version} is not finite in {where}; {num_refused} steps were refused and "
+        f"max_refused_steps={allowed}: lower the learning rate, clip the gradient, or allow more, and resume from the "
+        "last checkpoint"
+    )

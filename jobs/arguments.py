@@ -65,6 +65,46 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class TuneOptions:
+    """Search over mode definitions and whatever else a space names. Settings hold for all trials but where it asks."""
+
+    recipe: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="RECIPE")] = None
+    """The named run, see `mcb recipes`; its trials are a tenth as long unless --train.num-steps says otherwise."""
+    space: Annotated[str | None, tyro.conf.arg(metavar="SPACE")] = None
+    """A named space (modes, codebook; modes by default), or a YAML file that extends one."""
+    num_trials: int | None = None
+    """Trials in all, 24 by default; a grid may have fewer."""
+    searcher: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Who chooses what to try: tpe (Optuna's, the default), random or grid."""
+    scheduler: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Who ends trials early, or has them exchange parameters: asha (the default), hyperband, pbt or none."""
+    second_objective: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """What is to be small beside the NLL: seconds or num-modes. The Pareto front is shown."""
+    num_validation_tasks: int | None = None
+    """Tasks that trials are judged by, neither training nor test tasks; 2,000 by default."""
+    num_reports: int = 9
+    """Checkpoints of a trial, at which it is judged."""
+    num_seeds: int | None = None
+    """Fresh seeds that the best settings are trained with again, and evaluated on the test tasks; 3 by default."""
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the search; RECIPE-SPACE-TIME by default."""
+    out: Folder = None
+    """Folder of the search; runs/tune/NAME by default. All nodes of a cluster must reach it."""
+    resume: bool = False
+    """Continue the search of --name or --out, or the newest one."""
+    config: File = None
+    """Settings of a saved run (settings.yaml) to start from."""
+    data: File = None
+    """Measured curves in a Parquet file."""
+    json: File = None
+    """Write the trials and the best one here as well."""
+    tracking_uri: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
+    """MLflow tracking store; an SQLite file in runs/ by default."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclass(frozen=True)
 class LimitsOptions:
     """Make the Bayes-optimal reference of a recipe's standard test tasks again (minutes on one core)."""
 
@@ -92,6 +132,26 @@ class UiOptions:
     """Port to listen on."""
     browser: bool = True
     """Open a browser."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclass(frozen=True)
+class ModesOptions:
+    """Show the modes of a trained run: how many tasks, which ones, and what each mode expects before it sees data."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """A run's folder, its id, or a checkpoint file."""
+    num_tasks: int = 2000
+    """Test tasks that are told apart, at least 2."""
+    out: Folder = None
+    """Draw the figures of the modes here."""
+    data: File = None
+    """Where the measured curves are now, if they moved."""
+    json: File = None
+    """Write the modes here."""
+    tracking_uri: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
+    """Where to look for a run id that no folder below runs/ has."""
     debug: bool = False
     """Show tracebacks."""
 

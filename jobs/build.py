@@ -5,15 +5,18 @@ from platform import node
 
 import torch
 
-from cluster.aggregation import AggregationPlan
 from cluster.gradient import MetaGradient, initial_parameters, parameter_shapes
-from cluster.group_plan import GroupPlan
-from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import TrainingPlan
-from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
+from cluster.refresh import RefreshPlan
+from cluster.survey import initial_state
+from jobs import mode_settings as m
 from jobs import runtime_settings as r
 from jobs import settings as s
+from jobs.build_modes import build_modes
+from jobs.build_representation import build_representation, embedding_size
+from jobs.build_runtime import aggregation_plan, group_plan, optimizer_plan
 from jobs.errors import UsageError
+from jobs.refresher import Refresher
 from mcb.encoders.deep_set import DeepSet
 from mcb.hypernetwork import PriorHypernetwork
 from mcb.inference.conjugate import Conjugate
@@ -22,11 +25,7 @@ from mcb.inference.problem import Inference
 from mcb.inference.svgd import SVGD
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.likelihoods import Gaussian
-from mcb.modes.codebook import Codebook
-from mcb.modes.definition import ModeDefinition
-from mcb.modes.embedding import Embedding
-from mcb.modes.oracle import Oracle
-from mcb.modes.single import Single
+from mcb.modes.definition import RefreshedModes
 from mcb.networks.functional import BaseNetwork
 from mcb.networks.mlp import MLP
 from mcb.objectives import EvidenceRegularized
@@ -62,8 +61,8 @@ def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesi
         shape = settings.network
         mlp = MLP(source.x_size, source.y_size, shape.hidden, shape.activation, shape.num_rectified)
         network = BaseNetwork(mlp, settings.network.adapted, settings.network.conditional)
-        embedding_size = None if encoder is None else encoder.embedding_size
-        modes, code_size = _modes(settings.modes, len(source.mode_names), embedding_size)
+        size = embedding_size(settings, source, network, encoder)
+        modes, code_size = build_modes(settings.modes, len(source.mode_names), size)
         hypernetwork = PriorHypernetwork(
             code_size,
             network,
@@ -72,12 +71,14 @@ def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesi
             init_scale=settings.hypernetwork.init_scale,
             spread=settings.hypernetwork.spread,
         )
+        inference = _inference(settings.inference)
+        parts = (network, hypernetwork, likelihood, modes, inference)
         return ModeConditionalBayesianMAML(
-            encoder,
+            build_representation(settings, source, encoder, parts),
             hypernetwork,
             network,
             modes=modes,
-            inference=_inference(settings.inference),
+            inference=inference,
             likelihood=likelihood,
         )
 
@@ -97,6 +98,18 @@ class GradientBuilder:
         return MetaGradient(learner, source, self.settings.seed, objective)
 
 
+class RefreshBuilder:
+    """Makes the refresh of a run's modes where it is computed; pickles as the settings alone."""
+
+    def __init__(self, settings: s.Settings) -> None:
+        self.settings = settings
+
+    def __call__(self) -> Refresher:
+        """The refresh, on the CPU."""
+        source = build_source(self.settings)
+        return Refresher(build_learner(self.settings, source), source, self.settings.seed)
+
+
 def _device(cluster: r.Cluster) -> torch.device:
     """What a worker computes on; raises `UsageError` where it was to have a GPU and has none."""
     if not cluster.gpus_per_worker:
@@ -112,21 +125,8 @@ def _device(cluster: r.Cluster) -> torch.device:
 def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: str, resume: bool) -> TrainingPlan:
     """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
     learner = build_learner(settings, build_source(settings))
-    train, optimizer, cluster = settings.train, settings.optimizer, settings.cluster
+    train, cluster = settings.train, settings.cluster
     build_gradient = GradientBuilder(settings)
-    plan = OptimizerPlan(
-        name=optimizer.name,
-        learning_rate=optimizer.learning_rate,
-        schedule=optimizer.schedule,
-        warmup=optimizer.warmup,
-        clip_norm=optimizer.clip_norm,
-        max_refused_steps=optimizer.max_refused_steps,
-        weight_decay=optimizer.weight_decay,
-        momentum=optimizer.momentum,
-        betas=_betas(optimizer.betas),
-        epsilon=optimizer.epsilon,
-        average_decay=optimizer.average_decay,
-    )
     return TrainingPlan(
         build_gradient=build_gradient,
         parameters=initial_parameters(learner),
@@ -139,53 +139,32 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         num_workers=cluster.num_workers,
         threads_per_worker=cluster.threads_per_worker,
         gpus_per_worker=cluster.gpus_per_worker,
-        group=_group(cluster, learner, build_gradient),
+        group=group_plan(cluster, learner, build_gradient),
         min_workers=cluster.min_workers,
         start_timeout_s=cluster.start_timeout_s,
         regrow_timeout_s=cluster.regrow_timeout_s,
-        optimizer=plan,
-        aggregation=_aggregation(cluster),
+        optimizer=optimizer_plan(settings.optimizer),
+        aggregation=aggregation_plan(cluster),
         checkpoint_every=train.checkpoint_every,
         checkpoint_keep=train.checkpoint_keep,
         settings_yaml=settings_yaml,
         resume=resume,
+        refresh=_refresh_plan(settings, learner),
     )
 
 
-def _betas(betas: tuple[float, ...]) -> tuple[float, float] | None:
-    match betas:
-        case ():
-            return None
-        case (first, second):
-            return first, second
-    raise UsageError(f"optimizer.betas={betas} must be two numbers, or none for torch's own")
-
-
-def _aggregation(cluster: r.Cluster) -> AggregationPlan:
-    """The server's policy and what it travels by."""
-    match cluster.policy:
-        case r.SyncPolicy():
-            policy = SYNCHRONOUS
-        case r.StalePolicy(bound=bound):
-            policy = Stale(bound)
-        case r.AsyncPolicy():
-            policy = Asynchronous()
-    return AggregationPlan(
-        policy, cluster.num_slices, cluster.gradient_wire, cluster.parameter_wire, cluster.straggler_factor
-    )
-
-
-def _group(cluster: r.Cluster, learner: ModeConditionalBayesianMAML, build_share: GradientBuilder) -> GroupPlan | None:
-    """The ranks of each worker; raises `UsageError` for more than there are particles and modes."""
-    if cluster.ranks_per_worker == 1:
+def _refresh_plan(settings: s.Settings, learner: ModeConditionalBayesianMAML) -> RefreshPlan | None:
+    """When the modes are refreshed; None where they never are."""
+    modes = settings.modes
+    if not (isinstance(modes, m.Refreshed) and isinstance(learner.modes, RefreshedModes)):
         return None
-    num_particles, num_modes = learner.inference.num_particles, learner.modes.num_modes
-    if cluster.ranks_per_worker > max(num_particles, num_modes):
-        raise UsageError(
-            f"ranks_per_worker={cluster.ranks_per_worker} must lie in 1..{max(num_particles, num_modes)}: a worker's "
-            f"ranks share out its particles, here {num_particles}, or its modes, here {num_modes}"
-        )
-    return GroupPlan(cluster.ranks_per_worker, build_share, cluster.rank_timeout_s)
+    return RefreshPlan(
+        every=modes.refresh_every,
+        lag=modes.refresh_lag,
+        num_tasks=modes.num_reservoir,
+        state=initial_state(learner),
+        build=RefreshBuilder(settings),
+    )
 
 
 def _encoder(encoder: s.Encoder, source: Source) -> DeepSet | None:
@@ -194,24 +173,6 @@ def _encoder(encoder: s.Encoder, source: Source) -> DeepSet | None:
             return None
         case s.DeepSetEncoder():
             return DeepSet(source.x_size, source.y_size, encoder.embedding_size, encoder.hidden)
-
-
-def _modes(modes: s.Modes, num_true_modes: int, embedding_size: int | None) -> tuple[ModeDefinition, int]:
-    """The mode definition and the length of its codes; raises `UsageError` where an encoder is missing."""
-    reads_embedding = isinstance(modes, s.EmbeddingModes) or (
-        isinstance(modes, s.CodebookModes) and modes.gate != "weights"
-    )
-    if reads_embedding and embedding_size is None:
-        raise UsageError(f"these modes ({modes.kind}) read the task encoder: give --encoder.kind deep-set")
-    match modes:
-        case s.SingleMode():
-            return Single(modes.code_size), modes.code_size
-        case s.OracleModes():
-            return Oracle(num_true_modes, modes.code_size), modes.code_size
-        case s.EmbeddingModes():
-            return Embedding(), embedding_size or 0
-        case s.CodebookModes():
-            return Codebook(modes.num_modes, modes.code_size, modes.gate, embedding_size), modes.code_size
 
 
 def _inference(inference: s.Inference) -> Inference:

@@ -10,7 +10,9 @@ from jobs.errors import Interrupted, UsageError, nearest
 
 _COMMANDS = {
     "train": "meta-train a recipe, evaluate it, and track it",
+    "tune": "search over mode definitions and other settings with Ray Tune",
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
+    "modes": "show the modes of a trained run",
     "recipes": "list the named runs",
     "limits": "make the Bayes-optimal reference of a recipe's test tasks again",
     "ui": "open the MLflow UI at the runs",

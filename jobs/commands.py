@@ -5,7 +5,9 @@ from collections.abc import Callable
 from jobs.arguments import (
     EvaluateOptions,
     LimitsOptions,
+    ModesOptions,
     TrainOptions,
+    TuneOptions,
     UiOptions,
     parse,
     parse_with_settings,
@@ -33,6 +35,19 @@ def train(words: list[str]) -> None:
     run(options, base, overrides)
 
 
+def tune(words: list[str]) -> None:
+    """`mcb tune RECIPE --space SPACE [overrides]`."""
+    options, overrides = parse_with_settings(TuneOptions, "tune", words)
+    base = _base(options)
+    if base is None and not options.resume:
+        raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
+    if options.data is not None:
+        overrides["tasks.path"] = [str(options.data.absolute())]
+    from jobs.tune import tune as run
+
+    run(options, base, overrides)
+
+
 def evaluate(words: list[str]) -> None:
     """`mcb evaluate RUN|CHECKPOINT`."""
     options, overrides = parse_with_settings(EvaluateOptions, "evaluate", words)
@@ -42,6 +57,14 @@ def evaluate(words: list[str]) -> None:
     from jobs.evaluate import evaluate_run
 
     evaluate_run(options, overrides)
+
+
+def modes(words: list[str]) -> None:
+    """`mcb modes RUN|CHECKPOINT`."""
+    options = parse(ModesOptions, "modes", words)
+    from jobs.modes import show_modes
+
+    show_modes(options)
 
 
 def recipes(words: list[str]) -> None:
@@ -80,7 +103,9 @@ def ui(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
+    "modes": modes,
     "recipes": recipes,
     "limits": limits,
     "ui": ui,
@@ -94,7 +119,7 @@ def _train_words(words: list[str]) -> tuple[TrainOptions, Overrides]:
     return options, overrides
 
 
-def _base(options: TrainOptions) -> Settings | None:
+def _base(options: TrainOptions | TuneOptions) -> Settings | None:
     """The settings that a new run starts from: a saved file's or a recipe's; None if neither is named."""
     if options.config is None:
         base = None if options.recipe is None else recipe(options.recipe)

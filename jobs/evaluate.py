@@ -1,53 +1,90 @@
 """`mcb evaluate`: the figures of a checkpoint, which holds its own settings."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cluster.checkpoint import Checkpoint, load, require_fit
+from cluster.checkpoint import Checkpoint, load, require_fit, require_state_fit
 from cluster.errors import UserError
 from cluster.gradient import FlatParameters, parameter_shapes
+from cluster.survey import initial_state, write_state
 from cluster.tracking_store import absolute_uri, first_sentence, open_store
 from jobs.arguments import EvaluateOptions
+from jobs.bayes import bayes_limit
 from jobs.build import build_learner, build_source
-from jobs.evaluation import Evaluation, bayes_limit, evaluate
+from jobs.evaluation import Evaluation, evaluate
 from jobs.overrides import Overrides, override
 from jobs.pictures import draw
 from jobs.report import new_console, print_results
-from jobs.runs import FoundRun, find_run, write_json
+from jobs.runs import FoundRun, RunFolder, find_run, write_json
 from jobs.settings import Settings
 from jobs.settings_file import from_yaml
 from jobs.step_log import read_steps
 from mcb.learner import ModeConditionalBayesianMAML
+from mcb.modes.definition import RefreshedModes
+
+
+class Trained(NamedTuple):
+    """A trained learner, the settings that it was trained with, and the folder of its run if that is here."""
+
+    checkpoint: Checkpoint
+    path: str
+    folder: RunFolder | None
+    settings: Settings
+    learner: ModeConditionalBayesianMAML
+
+    @property
+    def title(self) -> str:
+        """What a table of it is headed by."""
+        return f"{self.settings.recipe}, {self.checkpoint.version:,} meta-steps"
 
 
 def evaluate_run(options: EvaluateOptions, overrides: Overrides) -> None:
     """Evaluate what `options.run` names and print, write and draw the figures."""
     console = new_console()
-    path, folder = find_run(options.run) or FoundRun(_downloaded(options), None)
-    checkpoint = load(path)
-    settings = from_yaml(checkpoint.settings_yaml, origin=f" (in {path})")
-    if options.data is not None:
-        overrides = {**overrides, "tasks.path": [str(options.data.absolute())]}
-    settings = override(settings, overrides)
-    learner = trained_learner(settings, checkpoint)
+    trained = find_trained(options.run, options.tracking_uri, options.data, overrides)
+    settings, learner = trained.settings, trained.learner
     evaluation = evaluate_with_progress(console, learner, settings)
-    figures = {"checkpoint": str(path), "num_steps": checkpoint.version, **evaluation.figures}
+    figures = {"checkpoint": trained.path, "num_steps": trained.checkpoint.version, **evaluation.figures}
     if options.json is not None:
         write_json(options.json, figures)
     if options.out is not None:
         write_json(options.out / "result.json", figures)
         source = build_source(settings, "test")
-        steps = [] if folder is None else read_steps(folder.metrics)
+        steps = [] if trained.folder is None else read_steps(trained.folder.metrics)
         draw(options.out / "figures", learner, source, evaluation, steps, bayes_limit(source))
-    print_results(console, evaluation.figures, f"{settings.recipe}, {checkpoint.version:,} meta-steps")
+    print_results(console, evaluation.figures, trained.title)
+
+
+def find_trained(run: str, tracking_uri: str | None, data: Path | None, overrides: Overrides) -> Trained:
+    """What the words of a command name: a folder, a checkpoint or a run id, with the curves at `data` if they moved.
+
+    Raises `UserError` where there is none.
+    """
+    path, folder = find_run(run) or FoundRun(_downloaded(run, tracking_uri), None)
+    checkpoint = load(path)
+    settings = from_yaml(checkpoint.settings_yaml, origin=f" (in {path})")
+    if data is not None:
+        overrides = {**overrides, "tasks.path": [str(data.absolute())]}
+    settings = override(settings, overrides)
+    return Trained(checkpoint, str(path), folder, settings, trained_learner(settings, checkpoint))
 
 
 def trained_learner(settings: Settings, checkpoint: Checkpoint) -> ModeConditionalBayesianMAML:
-    """The learner at a checkpoint's parameters, or at their average; raises `CheckpointError` for another learner's."""
+    """The learner at a checkpoint's parameters, or at their average, and with the modes found by then.
+
+    Raises `CheckpointError` for a checkpoint of another learner.
+    """
     learner = build_learner(settings, build_source(settings))
     require_fit(checkpoint, parameter_shapes(learner), checkpoint.optimizer)
     FlatParameters(learner).write(checkpoint.evaluated_parameters)
+    is_refreshed = isinstance(learner.modes, RefreshedModes)
+    require_state_fit(checkpoint, initial_state(learner) if is_refreshed else None)
+    if checkpoint.mode_state is not None:
+        write_state(learner, checkpoint.mode_state)
     return learner
 
 
@@ -67,15 +104,15 @@ def evaluate_with_progress(console: Console, learner: ModeConditionalBayesianMAM
             return evaluate(learner, settings, show)
 
 
-def _downloaded(options: EvaluateOptions) -> str:
+def _downloaded(run: str, tracking_uri: str | None) -> str:
     """The checkpoint of a tracked run that no folder here belongs to; raises `UserError` if there is none."""
-    if options.tracking_uri is None:
+    if tracking_uri is None:
         raise UserError(
-            f"there is no run {options.run}: name a run's folder, a checkpoint file, or a run id with --tracking-uri"
+            f"there is no run {run}: name a run's folder, a checkpoint file, or a run id with --tracking-uri"
         )
-    client = open_store(absolute_uri(options.tracking_uri))
+    client = open_store(absolute_uri(tracking_uri))
     try:
-        files = [file.path for file in client.list_artifacts(options.run, "checkpoint") if file.path.endswith(".mcb")]
-        return client.download_artifacts(options.run, max(files))
+        files = [file.path for file in client.list_artifacts(run, "checkpoint") if file.path.endswith(".mcb")]
+        return client.download_artifacts(run, max(files))
     except Exception as error:  # MLflow and its artefact stores have no error in common; ValueError: no files
-        raise UserError(f"the tracked run {options.run} gives no checkpoint: {first_sentence(error)}") from error
+        raise UserError(f"the tracked run {run} gives no checkpoint: {first_sentence(error)}") from error

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jobs.bayes import shipped_reference
 from jobs.build import build_source
 from jobs.settings import Settings
 from mcb.baselines import fit_baselines
 from mcb.family_scores import POOLED, family_rows
 from mcb.learner import ModeConditionalBayesianMAML
-from mcb.limits import REFERENCES, BayesReference, bayes_predict, load_reference
+from mcb.limits import BayesReference, bayes_predict
 from mcb.metrics import TaskScores, concatenate, majority_map, paired, per_mode, score, summarise
 from mcb.randomness import fold_key
 from mcb.tasks.curves import CurveTasks
@@ -58,14 +59,6 @@ def evaluate(learner: ModeConditionalBayesianMAML, settings: Settings, progress:
     return Evaluation(figures, scores, responsibilities)
 
 
-def bayes_limit(source: RegressionFamilies | CurveTasks) -> float | None:
-    """NLL of the Bayes-optimal predictor, nats per query point, where a reference is shipped."""
-    for name, reference_source in REFERENCES.items():
-        if source == reference_source:
-            return load_reference(name).nll.mean().item()
-    return None
-
-
 def _scores(
     learner: ModeConditionalBayesianMAML,
     source: RegressionFamilies | CurveTasks,
@@ -89,9 +82,9 @@ def _scores(
 
 def _bayes(source: RegressionFamilies, num_tasks: int) -> BayesReference | None:
     """The shipped reference of a benchmark, or one computed for another source; None where there is no limit."""
-    for name, reference_source in REFERENCES.items():
-        if source == reference_source:
-            return load_reference(name)
+    shipped = shipped_reference(source)
+    if shipped is not None:
+        return shipped
     if num_tasks == 0 or source.noise_scale == 0:
         return None
     return bayes_predict(source, source.sample(TEST_SEED, torch.arange(num_tasks)))

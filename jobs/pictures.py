@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 from torch.func import vmap
 
 from jobs.evaluation import NOISE_KEY, TEST_SEED, Evaluation
+from jobs.found_modes import find_modes
+from jobs.grids import grid
+from jobs.mode_pictures import mode_figures
 from mcb.figures import (
     calibration,
     embeddings_by_mode,
@@ -18,12 +20,11 @@ from mcb.figures import (
 )
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.tasks.curves import CurveTasks
-from mcb.tasks.regression import X_HIGH, X_LOW, RegressionFamilies
-from mcb.types import Task
+from mcb.tasks.regression import RegressionFamilies
 
 _NUM_PER_MODE = 2
 _NUM_EMBEDDED = 2000
-_GRID = 200
+_NUM_CLUSTERED = 1000
 
 
 def draw(
@@ -52,6 +53,8 @@ def _figures(
     if evaluation.responsibilities.shape[1] > 1:
         shown = evaluation.responsibilities
         figures["responsibilities"] = responsibilities_by_mode(shown, scores.mode[: len(shown)], names)
+    if learner.modes.has_shared_codes and learner.modes.num_modes > 1 and not learner.modes.needs_mode:
+        figures |= mode_figures(learner, source, find_modes(learner, source, _NUM_CLUSTERED))
     if learner.task_encoder is not None and learner.modes.needs_embedding:
         figures["embeddings"] = _embeddings(learner, source)
     curve = [(int(row["step"]), row["train/nll"]) for row in steps if "train/nll" in row]
@@ -65,34 +68,15 @@ def _posterior(learner: ModeConditionalBayesianMAML, source: RegressionFamilies 
     """The first test tasks of every mode."""
     indices = torch.arange(_NUM_PER_MODE * len(source.mode_names))
     tasks = source.sample(TEST_SEED, indices)
-    grid = _grid(source, tasks)
-    x = grid if tasks.query_x.shape[-1] == 1 else _with_other_inputs(grid, tasks)
-    present = torch.ones(grid.shape[:2], dtype=torch.bool)
-    asked = tasks._replace(query_x=x, query_y=torch.zeros_like(grid), query_mask=present)
+    x = grid(source, tasks)
+    first, names = x[..., 0], source.mode_names
+    present = torch.ones(first.shape, dtype=torch.bool)
+    asked = tasks._replace(query_x=x, query_y=torch.zeros_like(x[..., :1]), query_mask=present)
     predictive = learner(asked, learner.noise(NOISE_KEY, indices)).predictive
-    grid, names = grid[..., 0], source.mode_names
     if isinstance(source, RegressionFamilies):
-        truth = source.truth(TEST_SEED, indices, grid.double()).float()
-        return posterior_predictive(predictive, tasks, grid, names, truth)
-    return posterior_predictive(predictive, tasks, grid, names, None, "x1, standardised", "y, standardised")
-
-
-def _grid(source: RegressionFamilies | CurveTasks, tasks: Task) -> Tensor:
-    """`(T, G, 1)` values of the first input: the families' range, or what each task's own points span."""
-    if isinstance(source, RegressionFamilies):
-        return torch.linspace(X_LOW, X_HIGH, _GRID).expand(len(tasks.mode), -1)[..., None]
-    x = torch.cat([tasks.support_x, tasks.query_x], dim=1)[..., 0]
-    present = torch.cat([tasks.support_mask, tasks.query_mask], dim=1)
-    low = x.masked_fill(~present, torch.inf).amin(1, keepdim=True)
-    high = x.masked_fill(~present, -torch.inf).amax(1, keepdim=True)
-    return (low + (high - low) * torch.linspace(0, 1, _GRID))[..., None]
-
-
-def _with_other_inputs(grid: Tensor, tasks: Task) -> Tensor:
-    """Inputs after the first at their mean over the task's support points."""
-    mask = tasks.support_mask[..., None]
-    mean = (tasks.support_x * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-    return torch.cat([grid, mean[..., 1:].expand(-1, grid.shape[1], -1)], dim=-1)
+        truth = source.truth(TEST_SEED, indices, first.double()).float()
+        return posterior_predictive(predictive, tasks, first, names, truth)
+    return posterior_predictive(predictive, tasks, first, names, None, "x1, standardised", "y, standardised")
 
 
 @torch.no_grad()

@@ -32,12 +32,13 @@ class Average:
 
 
 class TrainingProgress:
-    """Step, tasks/s, NLL and MSE (averaged over recent meta-steps) and time left of a run of `num_steps`."""
+    """Step, tasks/s, NLL and MSE (averaged over recent meta-steps), modes and time left of a run of `num_steps`."""
 
     def __init__(self, console: Console, num_steps: int) -> None:
         self._console, self._num_steps = console, num_steps
         self._nll, self._mse, self._step_s, self._tasks = Average(), Average(), Average(), Average()
         self._line_at: float | None = None
+        self._modes = ""
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -73,6 +74,9 @@ class TrainingProgress:
         self._tasks.add(record.num_tasks)
         speed = self._tasks.value / self._step_s.value
         scores = f"{speed:,.0f} tasks/s  NLL {self._nll.value:.3f}  MSE {self._mse.value:.3f}"
+        if "num_modes" in record.refresh:
+            self._modes = f"  {record.refresh['num_modes']:.0f} modes"
+        scores += self._modes
         if record.refused:
             scores += f"  {record.refused} refused"
         self._bar.update(self._task, completed=record.version, scores=scores)

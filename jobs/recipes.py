@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 from jobs.errors import UsageError, nearest
+from jobs.mode_settings import ClusteredModes, CodebookModes, EmbeddingModes, SingleMode
 from jobs.settings import (
-    CodebookModes,
     ConjugateInference,
     CurveTasks,
     DeepSetEncoder,
-    EmbeddingModes,
     Evaluation,
     GradientInference,
     Hypernetwork,
@@ -17,7 +16,6 @@ from jobs.settings import (
     Optimizer,
     RegressionTasks,
     Settings,
-    SingleMode,
     SVGDInference,
     Train,
 )
@@ -64,6 +62,21 @@ def two_modes() -> Settings:
             "train": Train(num_steps=2400, meta_batch=180, evidence_weight=2.0),
         }
     )
+
+
+def five_modes_clustered() -> Settings:
+    """The flagship learner whose modes are clusters of what tasks look like, found again every hundred meta-steps."""
+    return _clustered(five_modes(), num_modes=96)
+
+
+def three_modes_clustered() -> Settings:
+    """The same on sinusoids, lines and parabolas."""
+    return _clustered(three_modes(), num_modes=64)
+
+
+def _clustered(base: Settings, num_modes: int) -> Settings:
+    modes = ClusteredModes(strategy="k-means", num_modes=num_modes, code_size=64, num_reservoir=2000)
+    return base.model_copy(update={"recipe": f"{base.recipe}-clustered", "modes": modes})
 
 
 def five_modes_svgd() -> Settings:
@@ -116,6 +129,8 @@ RECIPES: dict[str, Callable[[], Settings]] = {
     "five-modes": five_modes,
     "two-modes": two_modes,
     "three-modes": three_modes,
+    "five-modes-clustered": five_modes_clustered,
+    "three-modes-clustered": three_modes_clustered,
     "five-modes-svgd": five_modes_svgd,
     "five-modes-maml": five_modes_maml,
     "curves": curves,

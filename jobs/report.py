@@ -17,6 +17,7 @@ _ROWS = (
     ("mode_accuracy", "mode accuracy"),
     ("ari", "ARI of codes and modes"),
     ("nmi", "NMI of codes and modes"),
+    ("num_codes_used", "codes in use"),
 )
 _SHARES = ("coverage_50", "coverage_90", "mode_accuracy")
 _BESIDE_BAYES = {"nll": ("excess_nll", "+ "), "mse": ("mse_ratio", "× ")}
@@ -41,14 +42,16 @@ def print_results(console: Console, figures: Figures, title: str) -> None:
 
 
 def with_half_width(figures: Figures, name: str) -> str:
-    """`0.623 ± 0.004`, shares in per cent; empty where there is no such figure.
+    """`0.623 ± 0.004`, shares in per cent, counts as they are; empty where there is no such figure.
 
     >>> with_half_width({"nll": 0.6231, "nll_ci": 0.004}, "nll"), with_half_width({"coverage_50": 0.5}, "coverage_50")
     ('0.623 ± 0.004', '50.0 %')
     """
     if name not in figures:
         return ""
-    value, half_width = cast(float, figures[name]), cast("float | None", figures.get(f"{name}_ci"))
+    value, half_width = cast("int | float", figures[name]), cast("float | None", figures.get(f"{name}_ci"))
+    if isinstance(value, int):
+        return f"{value:,}"
     scale, unit, digits = (100, " %", 1) if name in _SHARES else (1, "", 3)
     spread = "" if half_width is None else f" ± {scale * half_width:.{digits}f}"
     return f"{scale * value:.{digits}f}{spread}{unit}"

@@ -9,11 +9,11 @@ from pydantic import Field, field_validator
 from tyro.conf import Suppress
 
 from cluster.storage import absolute
+from jobs.mode_settings import CodebookModes, Modes
 from jobs.runtime_settings import Cluster, Optimizer
 from jobs.section import HowToChoose, Section, count, positive
 
 TasksKind = Field(description=f"regression or curves{HowToChoose}")
-ModesKind = Field(description=f"codebook, embedding, single or oracle{HowToChoose}")
 InferenceKind = Field(description=f"conjugate, gradient or svgd{HowToChoose}")
 EncoderKind = Field(description=f"none or deep-set{HowToChoose}")
 
@@ -24,7 +24,6 @@ Sizes = Annotated[tuple[Size, ...], Field(min_length=1, description="units of ea
 StepSize = Annotated[float, positive(1e3, "step of the inner loop")]
 NumInnerSteps = Annotated[int, count(1, 10_000, "steps of the inner loop")]
 NumParticles = Annotated[int, count(1, 10_000, "particles")]
-CodeSize = Annotated[int, count(1, 65_536, "length of a mode's code")]
 FamilyName = Literal["sinusoid", "linear", "quadratic", "tanh", "absolute"]
 
 
@@ -51,35 +50,6 @@ class CurveTasks(Section):
     path: Annotated[str | None, Field(description="the Parquet file; --data FILE is short for it")] = None
     num_support: NumPoints = 10
     num_query: NumPoints = 50
-
-
-class SingleMode(Section):
-    """One learned code: an unconditional prior."""
-
-    kind: Annotated[Literal["single"], ModesKind] = "single"
-    code_size: CodeSize = 16
-
-
-class OracleModes(Section):
-    """The true mode's code: an upper bound."""
-
-    kind: Annotated[Literal["oracle"], ModesKind] = "oracle"
-    code_size: CodeSize = 16
-
-
-class EmbeddingModes(Section):
-    """The task's own embedding is its code; its length is the encoder's."""
-
-    kind: Annotated[Literal["embedding"], ModesKind] = "embedding"
-
-
-class CodebookModes(Section):
-    """Learned codes with a gate; responsibilities by Bayes' rule from the evidence."""
-
-    kind: Annotated[Literal["codebook"], ModesKind] = "codebook"
-    num_modes: Annotated[int, count(1, 4096, "codes")] = 32
-    code_size: CodeSize = 32
-    gate: Annotated[Literal["weights", "encoder", "both"], Field(description="what weighs the codes")] = "weights"
 
 
 class ConjugateInference(Section):
@@ -194,7 +164,6 @@ class Evaluation(Section):
 
 
 Tasks = Annotated[RegressionTasks | CurveTasks, Field(discriminator="kind")]
-Modes = Annotated[CodebookModes | EmbeddingModes | SingleMode | OracleModes, Field(discriminator="kind")]
 Inference = Annotated[ConjugateInference | GradientInference | SVGDInference, Field(discriminator="kind")]
 Encoder = Annotated[NoEncoder | DeepSetEncoder, Field(discriminator="kind")]
 

@@ -35,18 +35,19 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
     }
     for name, row in record.per_mode.items():
         values |= {f"train/{name}/nll": row["nll"], f"train/{name}/mse": row["squared_error"]}
+    values |= {f"modes/{name}": value for name, value in record.refresh.items()}
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 class StepLog:
-    """Writes each `StepRecord` to `path` as a line of JSON and tells `tracker` the means over windows of meta-steps.
+    """Writes each `StepRecord` to `path` as a line of JSON and tells `tracker` some `num_points` means over windows.
 
     A run that is resumed repeats the steps after its checkpoint: their old lines are dropped.
     """
 
-    def __init__(self, path: Path, tracker: Tracker, num_steps: int) -> None:
+    def __init__(self, path: Path, tracker: Tracker, num_steps: int, num_points: int = _NUM_POINTS) -> None:
         self._path, self._tracker = path, tracker
-        self._window = max(1, num_steps // _NUM_POINTS)
+        self._window = max(1, num_steps // num_points)
         self._sums: dict[str, list[float]] = {}
         self._num_waiting = 0
         self._last = 0

@@ -5,11 +5,12 @@ import re
 import shlex
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import node, python_version
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -21,10 +22,11 @@ from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tra
 from cluster.tracking_store import TrackingError, without_password
 from cluster.training import run_meta_training
 from jobs.arguments import TrainOptions
+from jobs.bayes import bayes_limit
 from jobs.build import build_plan, build_source
 from jobs.errors import Interrupted
 from jobs.evaluate import evaluate_with_progress, trained_learner
-from jobs.evaluation import Evaluation, bayes_limit
+from jobs.evaluation import Evaluation
 from jobs.job import Job, find_job
 from jobs.overrides import Overrides
 from jobs.pictures import draw
@@ -46,10 +48,31 @@ def train(options: TrainOptions, base: Settings | None, overrides: Overrides) ->
     """
     console = new_console()
     job = find_job(options, base, overrides)
+    result = run_job(console, job, options.tracking_optional, [] if options.json is None else [options.json])
+    spent = f"{result.num_tasks:,} tasks in {result.train_seconds:,.0f} s of meta-steps"
+    console.print(f"{spent}; checkpoint {result.checkpoint}", soft_wrap=True)
+    if result.is_tracked:
+        console.print(f"look at the run with\n  {ui_command(job.tracking_uri)}", soft_wrap=True)
+
+
+class Done(NamedTuple):
+    """What came out of a run; `figures` are those of result.json."""
+
+    figures: Mapping[str, object]
+    num_tasks: int
+    train_seconds: float
+    checkpoint: str
+    is_tracked: bool
+
+
+def run_job(
+    console: Console, job: Job, tracking_optional: bool, copies: Sequence[Path] = (), parent_run_id: str | None = None
+) -> Done:
+    """Train, evaluate and draw, with the figures in result.json and in `copies`; nested in a tracked run if told so."""
     source = build_source(job.settings, "test")
     limit = bayes_limit(source)
     plan = build_plan(job.settings, job.checkpoints, to_yaml(job.settings), job.resume)
-    with locked(job.checkpoints) as lock, _tracked(job, options.tracking_optional) as (tracker, run_id):
+    with locked(job.checkpoints) as lock, _tracked(job, tracking_optional, parent_run_id) as (tracker, run_id):
         _begin(job, run_id)
         begun = f"{job.settings.recipe}: {plan.num_steps:,} meta-steps of {plan.meta_batch} tasks, in {job.folder.path}"
         console.print(begun, soft_wrap=True)
@@ -58,17 +81,15 @@ def train(options: TrainOptions, base: Settings | None, overrides: Overrides) ->
             learner = trained_learner(job.settings, load(result.checkpoint))
             evaluation = evaluate_with_progress(console, learner, job.settings)
             figures = {**_training_figures(run_id, result), "evaluation": evaluation.figures}
-            for path in [job.folder.result] + ([] if options.json is None else [options.json]):
+            for path in [job.folder.result, *copies]:
                 write_json(path, figures)
             print_results(console, evaluation.figures, job.settings.recipe)
             draw(job.folder.figures, learner, source, evaluation, read_steps(job.folder.metrics), limit)
             _record(tracker, job, result, evaluation)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted after training; go on with\n  mcb evaluate {job.folder.path}") from None
-    spent = f"{result.num_tasks:,} tasks in {result.train_seconds:,.0f} s of meta-steps"
-    console.print(f"{spent}; checkpoint {result.checkpoint}", soft_wrap=True)
-    if isinstance(tracker, MlflowTracker):
-        console.print(f"look at the run with\n  {_ui_command(job.tracking_uri)}", soft_wrap=True)
+    is_tracked = isinstance(tracker, MlflowTracker)
+    return Done(figures, result.num_tasks, result.train_seconds, result.checkpoint, is_tracked)
 
 
 def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, lock: Held) -> TrainingResult:
@@ -99,9 +120,9 @@ def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Eval
 
 
 @contextmanager
-def _tracked(job: Job, optional: bool) -> Iterator[tuple[Tracker, str]]:
+def _tracked(job: Job, optional: bool, parent_run_id: str | None) -> Iterator[tuple[Tracker, str]]:
     """The tracked run and its id for the length of the block; closed with the status that the block's end asks for."""
-    tracker, run_id = _open(job, optional)
+    tracker, run_id = _open(job, optional, parent_run_id)
     status: Status = "FAILED"
     try:
         yield tracker, run_id
@@ -113,14 +134,15 @@ def _tracked(job: Job, optional: bool) -> Iterator[tuple[Tracker, str]]:
         tracker.close(status)
 
 
-def _open(job: Job, optional: bool) -> tuple[Tracker, str]:
+def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker, str]:
     """The tracker, and the id of the run: the one of before where a run is resumed in the same store."""
     before = job.folder.read_identity()
     known = before.get("run_id") if before.get("tracking_uri") == job.tracking_uri else None
     params = flatten(job.settings.model_dump(mode="json"))
     name = f"{job.settings.recipe}/{job.folder.path.name}"
+    tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id)
     try:
-        tracker = open_tracker(job.tracking_uri, name, params, _tags(job), known)
+        tracker = open_tracker(job.tracking_uri, name, params, tags, known)
     except TrackingError as error:
         if not optional:
             raise
@@ -136,11 +158,16 @@ def _begin(job: Job, run_id: str) -> None:
     write_json(job.folder.identity, {"run_id": run_id, "tracking_uri": job.tracking_uri, "recipe": job.settings.recipe})
 
 
-def _tags(job: Job) -> dict[str, str]:
+def nested_in(parent_run_id: str | None) -> dict[str, str]:
+    """The tag that MLflow shows one run below another by."""
+    return {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
+
+
+def run_tags(settings: Settings, folder: Path) -> dict[str, str]:
     """What the parameters do not say: code, host and versions."""
     tags = {
-        "recipe": job.settings.recipe,
-        "run_folder": str(job.folder.path),
+        "recipe": settings.recipe,
+        "run_folder": str(folder),
         "host": node(),
         "python": python_version(),
     }
@@ -176,7 +203,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
     }
 
 
-def _ui_command(tracking_uri: str) -> str:
+def ui_command(tracking_uri: str) -> str:
     """The command that opens the store, short where it is the default one."""
     is_default = tracking_uri == default_tracking_uri()
     return "mcb ui" if is_default else shlex.join(["mcb", "ui", "--tracking-uri", without_password(tracking_uri)])

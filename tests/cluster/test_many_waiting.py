@@ -8,6 +8,7 @@ import ray
 from fake_learner import training_plan
 
 from cluster.checkpoint import Checkpoint, save
+from cluster.places import Places
 from cluster.supervisor import start_server
 
 
@@ -15,7 +16,7 @@ from cluster.supervisor import start_server
 def test_the_server_answers_while_a_thousand_workers_wait(ray_cluster: None, tmp_path: Path):
     plan = replace(training_plan(tmp_path, num_workers=1100), num_shards=1100, meta_batch=1100)
     save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}), tmp_path, 1)
-    server = start_server(plan)
+    server = start_server(plan, Places(plan))
     try:
         working = [server.exchange.remote(f"worker-{number}", 0, ()) for number in range(1100)]
         ray.get(working)

@@ -6,7 +6,7 @@ from fake_learner import training_plan
 
 from cluster.errors import UserError
 from cluster.group_plan import GroupPlan
-from cluster.placement import bundles, num_units, shortage
+from cluster.placement import bundles, num_runs_at_once, num_units, shortage
 from cluster.shards import ComputesMetaGradient
 from mcb.sharing import Sharing
 
@@ -73,3 +73,12 @@ def test_a_group_on_a_gpu_is_refused_in_one_process():
 def test_a_minimum_above_the_number_of_workers_is_refused(num: int):
     with pytest.raises(UserError, match=rf"min_workers={num} must lie in 1..num_workers=9"):
         replace(PLAN, min_workers=num)
+
+
+def test_runs_at_once_are_those_whose_workers_the_nodes_hold():
+    nodes = [{"CPU": 4.0}, {"CPU": 7.0}]
+    plan = replace(PLAN, num_workers=2, threads_per_worker=2)
+    assert num_runs_at_once(plan, nodes) == 2  # five places, two for each run
+    assert num_runs_at_once(replace(plan, num_workers=0), nodes) == 5
+    group = replace(plan, group=GroupPlan(2, no_share, 1.0))
+    assert num_runs_at_once(group, [{"CPU": 7.0}, {"CPU": 8.0}]) == 1  # ranks of a worker stay on one node

@@ -42,6 +42,15 @@ PROJECT = Path(__file__).parents[2]
         ("evaluate .", 1, ". holds no checkpoint"),
         ("evaluate notes.txt", 1, "notes.txt is not a checkpoint"),
         ("evaluate notes.txt --train.num-steps 3", 2, "only settings under evaluation can be overridden"),
+        ("modes", 2, "see mcb modes --help"),
+        ("modes absent", 1, "there is no run absent"),
+        ("modes absent --num-tasks 1", 2, "--num-tasks 1 must be at least 2"),
+        ("train three-modes --modes.kind clustered --modes.strategy k-means", 2, "needs the number of clusters: give"),
+        (
+            "train three-modes-clustered --modes.num-reservoir 9",
+            2,
+            "num_reservoir=9 must be at least modes.num_modes",
+        ),
         ("limits curves", 2, "no Bayes limit for 'curves'; there are two-modes"),
         ("limits two-modes --num-tasks 1", 2, "--num-tasks 1 must be at least 2"),
         ("recipes five-modes", 2, "mcb recipes takes no 'five-modes'"),
@@ -69,7 +78,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow():
     program = f"import sys; from jobs.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
-    for command in ("train", "evaluate", "recipes", "limits", "ui"):
+    for command in ("train", "evaluate", "modes", "recipes", "limits", "ui"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -83,7 +92,7 @@ def test_help_of_a_recipe_shows_its_settings_with_ranges(capsys):
     assert "--modes.num-modes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "limits", "ui"])
+@pytest.mark.parametrize("command", ["evaluate", "modes", "limits", "ui"])
 def test_help_of_every_command(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"usage: mcb {command}" in capsys.readouterr().out

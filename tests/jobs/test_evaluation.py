@@ -2,8 +2,9 @@ import pytest
 import torch
 from tiny_runs import TINY
 
+from jobs.bayes import bayes_limit
 from jobs.build import build_learner, build_source
-from jobs.evaluation import MAPPING_SEED, TEST_SEED, bayes_limit, evaluate
+from jobs.evaluation import MAPPING_SEED, TEST_SEED, evaluate
 from jobs.overrides import override, split
 from jobs.recipes import recipe
 from mcb.limits import load_reference

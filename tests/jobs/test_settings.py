@@ -2,16 +2,10 @@ import pytest
 
 from jobs.errors import UsageError
 from jobs.leaves import leaves
+from jobs.mode_settings import CodebookModes, SingleMode
 from jobs.overrides import override, split
 from jobs.recipes import RECIPES, recipe
-from jobs.settings import (
-    CodebookModes,
-    GradientInference,
-    RegressionTasks,
-    Settings,
-    SingleMode,
-    SVGDInference,
-)
+from jobs.settings import GradientInference, RegressionTasks, Settings, SVGDInference
 from jobs.settings_file import flatten, from_yaml, read_yaml, to_yaml
 
 
@@ -95,8 +89,11 @@ def test_sections_left_out_of_a_file_have_their_defaults():
         ("--network.hidden 8 0", "network.hidden=0 must be one or more, each a whole number from 1 to 65,536"),
         ("--network.activation rel", "network.activation=rel must be one of tanh, relu, silu"),
         ("--tasks.families sinus", "tasks.families=sinus must be one or more, each one of sinusoid, linear"),
-        ("--modes.kind codebok", "modes.kind=codebok must be one of codebook, embedding, single, oracle"),
-        ("--modes.kind single --modes.num-modes 3", "--modes.num-modes belongs to modes.kind=codebook, and"),
+        ("--modes.kind codebok", "modes.kind=codebok must be one of codebook, clustered, embedding"),
+        (
+            "--modes.kind single --modes.num-modes 3",
+            "--modes.num-modes belongs to modes.kind=codebook or modes.kind=clustered, and",
+        ),
         ("--inference.kind gradient --inference.second-order maybe", "second_order=maybe must be true or false"),
         (
             "--cluster.policy.kind stale --cluster.policy.bound -1",

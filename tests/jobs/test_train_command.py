@@ -68,7 +68,8 @@ def test_a_tracked_run_holds_parameters_metrics_and_artefacts(train, workplace):
         "checkpoint/checkpoint-00000004.mcb"
     ]
     drawn = {file.path for file in client.list_artifacts(figures["run_id"], "figures")}
-    names = ("posterior_predictive", "responsibilities", "calibration", "learning_curve")
+    names = ["posterior_predictive", "responsibilities", "calibration", "learning_curve"]
+    names += ["mode_tasks", "mode_confusion", "mode_members"]
     assert drawn == {f"figures/{name}.png" for name in names}
     assert {"result.json", "settings.yaml"} <= {file.path for file in client.list_artifacts(figures["run_id"])}
 

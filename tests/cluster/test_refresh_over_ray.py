@@ -130,7 +130,9 @@ def test_training_goes_on_while_a_refresh_is_computed_up_to_its_adoption_and_no_
     begun, gate, seen = tmp_path / "begun", tmp_path / "gate", []
 
     def open_late() -> None:
-        while not begun.exists() or len(seen) < 2:
+        for _ in range(6000):
+            if begun.exists() and len(seen) == 2:
+                break
             time.sleep(0.01)
         time.sleep(1.0)
         seen.append("opened")

@@ -66,12 +66,13 @@ def extended(base: Space, questions: Mapping[str, Question], kinds: Mapping[str,
     A setting that belongs to a choice (`modes.num_modes` to `modes.kind=codebook`) is asked where that is the choice;
     `kinds` are those made where a space does not ask.
     """
+    owners = {path: [leaf.choice for leaf in leaves() if leaf.path == path] for path in questions}
 
     def ask_all(ask: Asks) -> None:
         replaced = _Replaced(ask, questions)
         base(replaced)
         for path in sorted(questions, key=lambda path: not path.endswith(".kind")):
-            if path not in replaced.answers and _applies(path, {**kinds, **replaced.answers}):
+            if path not in replaced.answers and _applies(path, owners[path], {**kinds, **replaced.answers}):
                 replaced.ask(path)
 
     return ask_all
@@ -120,10 +121,10 @@ def _nothing(ask: Asks) -> None:
     """The space without a question."""
 
 
-def _applies(path: str, answers: Mapping[str, Value]) -> bool:
-    """Whether a setting is one that the choices made have."""
-    owners = [leaf.choice.partition("=") for leaf in leaves() if leaf.path == path]
-    return any(kind in ("", path) or answers[kind] == choice for kind, _, choice in owners)
+def _applies(path: str, owners: Sequence[str], answers: Mapping[str, Value]) -> bool:
+    """Whether a setting is one that the choices made have; `owners` are the choices that have it, as a leaf says."""
+    parts = [owner.partition("=") for owner in owners]
+    return any(kind in ("", path) or answers[kind] == choice for kind, _, choice in parts)
 
 
 def _question(path: str, value: object) -> Question:

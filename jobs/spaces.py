@@ -53,16 +53,14 @@ def modes(ask: Asks) -> None:
     if "embedding" in (kind, representation):
         ask.suggest_categorical("encoder.kind", ("deep-set",))
         ask.suggest_categorical("encoder.embedding_size", (16, 32, 64))
-    inference = "conjugate"
-    if kind in ("embedding", "single"):  # particles of every one of many modes would cost more than a trial is worth
-        inference = ask.suggest_categorical("inference.kind", ("conjugate", "gradient", "svgd"))
+    has_many = kind in ("codebook", "clustered")  # particles of every one would cost more than a trial is worth
+    inferences = ("conjugate",) if has_many else ("conjugate", "gradient", "svgd")
+    inference = ask.suggest_categorical("inference.kind", inferences)
     if inference != "conjugate":
         ask.suggest_float("inference.step_size", 1e-3, 0.3, log=True)
         ask.suggest_int("inference.num_steps", 1, 5)
         ask.suggest_categorical("inference.num_particles", (5,))
         ask.suggest_categorical("train.evidence_weight", (0.0,))
-    elif kind not in ("embedding", "single"):
-        ask.suggest_categorical("inference.kind", ("conjugate",))
     ask.suggest_float("optimizer.learning_rate", 5e-4, 1e-2, log=True)
 
 

@@ -40,11 +40,11 @@ def workers() -> list[str]:
 def test_a_search_ends_with_the_best_settings_trained_again_and_no_actor_left(ray_cluster: None, workplace: Path):
     space = {
         "optimizer.name": "sgd",
-        "optimizer.betas": "",
+        "optimizer.betas": [[]],
         "optimizer.clip_norm": None,
         "optimizer.max_refused_steps": 0,
-        "optimizer.learning_rate": [1e-3, 999.0],
-        "modes.num_modes": [2, 3],
+        "optimizer.learning_rate": [1e-3, 2e-3, 999.0],
+        "modes.num_modes": 2,
     }
     (workplace / "space.yaml").write_text(yaml.safe_dump({"settings": space}))
     words = ["--space=space.yaml", "--searcher=grid", "--num-validation-tasks=30", "--num-reports=2", "--num-seeds=1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.errors import ClusterError
 
 _PACKAGES = ("mcb", "cluster", "jobs")
-_LIBRARIES = ("torch", "numpy", "numba", "llvmlite", "pytorch-optimizer")
+_LIBRARIES = ("torch", "numpy", "numba", "llvmlite", "pytorch-optimizer", "scikit-learn", "scipy")
 
 
 @cache

@@ -15,11 +15,12 @@ from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed name
 
 from cluster.errors import GroupBroken
 from cluster.group_plan import mean_over_ranks
-from cluster.shards import ComputesMetaGradient, Shard, ShardReport
+from cluster.shards import ComputesMetaGradient, Shard, ShardReport, adopt
 from mcb.sharing import SharedByRanks
 
 _HOST = "127.0.0.1"  # a group never leaves its machine, nor does anything that listens for it
 _NO_SHARD = Shard(*(-1 for _ in Shard._fields))
+_STATE = Shard(*(-2 for _ in Shard._fields))  # what comes with it is a state
 _FOR_EVER = timedelta(days=365)  # a leader may wait long for a shard; if it dies, its connections close at once
 
 
@@ -56,13 +57,17 @@ class Group:
             dist.broadcast(torch.tensor([*shard, len(parameters)]), 0, group=self._control)
             dist.broadcast(torch.from_numpy(np.array(parameters, dtype=np.float32)), 0, group=self._control)
 
+    def tell_state(self, state: np.ndarray) -> None:
+        """As the leader, give the others the state of the shards that come after."""
+        self.tell(_STATE, state)
+
     def dismiss(self) -> None:
         """As the leader, tell the others that there is nothing more to do."""
         with _broken("a rank went away"):
             dist.broadcast(torch.tensor([*_NO_SHARD, 0]), 0, group=self._control)
 
-    def hear(self) -> tuple[Shard, np.ndarray] | None:
-        """What the leader tells: a shard and the parameters, or None when nothing more is to be done."""
+    def hear(self) -> tuple[Shard | None, np.ndarray] | None:
+        """What the leader tells: a shard and the parameters, or no shard and a state; None: nothing more is to do."""
         with _broken("the leader went away"):
             header = torch.empty(len(Shard._fields) + 1, dtype=torch.long)
             dist.broadcast(header, 0, group=self._control)
@@ -72,7 +77,7 @@ class Group:
                 return None
             parameters = torch.empty(num_parameters)
             dist.broadcast(parameters, 0, group=self._control)
-            return shard, parameters.numpy()
+            return None if shard == _STATE else shard, parameters.numpy()
 
     def add_up(self, gradient: np.ndarray) -> np.ndarray:
         """The mean of all ranks' gradients, in the order of ranks; other ranks than the leader get their own back."""
@@ -124,6 +129,11 @@ class LeadsGroup:
         report = self._compute(parameters, shard)
         return report._replace(gradient=self._group.add_up(report.gradient))
 
+    def adopt(self, state: np.ndarray) -> None:
+        """Have the whole group compute under `state` from here on; raises as a call does."""
+        self._group.tell_state(state)
+        adopt(self._compute, state)
+
 
 @contextmanager
 def leading(group: Group) -> Iterator[None]:
@@ -142,8 +152,11 @@ def leading(group: Group) -> Iterator[None]:
 def follow(group: Group, compute: ComputesMetaGradient) -> None:
     """Compute this rank's share of every shard that the leader passes on, until it dismisses the group."""
     while (told := group.hear()) is not None:
-        shard, parameters = told
-        group.add_up(compute(parameters, shard).gradient)
+        shard, vector = told
+        if shard is None:
+            adopt(compute, vector)
+        else:
+            group.add_up(compute(vector, shard).gradient)
 
 
 @contextmanager

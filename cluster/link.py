@@ -12,14 +12,16 @@ from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
 from cluster.server import Assignment
 from cluster.shards import GradientKey, Shard, ShardReport
-from cluster.wire import decode, encode
+from cluster.vectors import fetch
+from cluster.wire import encode
 
 
 class Work(NamedTuple):
-    """Shards to compute at these parameters, which may be a read-only view."""
+    """Shards to compute at these parameters, which may be a read-only view, under this state if it is a new one."""
 
     parameters: np.ndarray
     shards: tuple[Shard, ...]
+    new_state: np.ndarray | None
 
 
 class ServerLink:
@@ -52,8 +54,8 @@ class ServerLink:
         if assignment.slices is not None:
             self._slices = assignment.slices
         if assignment.parameters is not None:
-            self._parameters = _fetch(assignment.parameters)
-        return Work(self._parameters, assignment.shards)
+            self._parameters = fetch(assignment.parameters)
+        return Work(self._parameters, assignment.shards, assignment.new_state)
 
     def _push(self, reports: Sequence[ShardReport]) -> list[ShardReport]:
         """Give every slice its range of the gradients; returns the reports without them, once all have arrived."""
@@ -67,9 +69,3 @@ class ServerLink:
         ]
         ray.get(pushes)
         return [report._replace(gradient=report.gradient[:0]) for report in reports]
-
-
-def _fetch(parameters: np.ndarray | list[ray.ObjectRef]) -> np.ndarray:
-    """The vector, a read-only view of shared memory if it came by one reference."""
-    parts = [parameters] if isinstance(parameters, np.ndarray) else ray.get(parameters)
-    return decode(parts[0] if len(parts) == 1 else np.concatenate(parts))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cluster.aggregation import WireType
 from cluster.checkpoint import Checkpoint, save
 from cluster.local_group import LocalGroup
 from cluster.memory import keep_freed_memory
@@ -9,7 +10,7 @@ from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.refresh import Refreshes, refresh
 from cluster.server_state import ServerState
-from cluster.shards import ShardReport, adopt
+from cluster.shards import ComputesMetaGradient, ShardReport, adopt
 from cluster.slice_state import SliceState
 from cluster.threads import threads
 from cluster.wire import decode, encode
@@ -37,16 +38,11 @@ def train_locally(
     saved, adopted = start.version, None
     with threads(plan.threads_per_worker):
         while not state.is_done:
-            record = None
             mode_state = state.refreshes.state_at(state.version)
             if mode_state is not None and mode_state is not adopted:
                 adopt(compute, mode_state)
                 adopted = mode_state
-            base, parameters = state.num_updates, decode(whole.published)
-            for shard in state.assign(_ME):
-                report = compute(parameters, shard)
-                report = report._replace(gradient=encode(report.gradient, aggregation.gradient_wire))
-                record = _take_in(state, whole, base, report, refreshes)
+            record = _compute(state, whole, compute, aggregation.gradient_wire, refreshes)
             if record is None:
                 continue
             on_step(record)
@@ -61,6 +57,23 @@ def train_locally(
     if state.version != saved:
         save(last, plan.checkpoint_dir, plan.checkpoint_keep)
     return last
+
+
+def _compute(
+    state: ServerState,
+    whole: ParameterSlice,
+    compute: ComputesMetaGradient,
+    wire: WireType,
+    refreshes: Refreshes | None,
+) -> StepRecord | None:
+    """Compute what is assigned and take it in; the record of the meta-step if that ends one."""
+    record = None
+    base, parameters = state.num_updates, decode(whole.published)
+    for shard in state.assign(_ME):
+        report = compute(parameters, shard)
+        report = report._replace(gradient=encode(report.gradient, wire))
+        record = _take_in(state, whole, base, report, refreshes)
+    return record
 
 
 def _take_in(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cluster.group_plan import GroupPlan, mean_over_ranks
-from cluster.shards import Shard, ShardReport
+from cluster.shards import Shard, ShardReport, adopt
 from mcb.sharing import SharedByRanks
 
 
@@ -61,3 +61,8 @@ class LocalGroup:
             raise next((error for error in errors if not isinstance(error, BrokenBarrierError)), errors[0])
         reports = [outcome for outcome in outcomes if isinstance(outcome, ShardReport)]
         return reports[0]._replace(gradient=mean_over_ranks([report.gradient for report in reports]))
+
+    def adopt(self, state: np.ndarray) -> None:
+        """Have all ranks compute under `state` from here on; raises TypeError for a learner without one."""
+        for compute in self._computes:
+            adopt(compute, state)

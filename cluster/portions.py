@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cluster.refresh import join
 from cluster.shards import Shard, ShardReport, plan, sum_by_name
 
 
@@ -19,7 +20,8 @@ def portion(shard: Shard, num_shards: int, index: int, size: int) -> tuple[Shard
     num_pieces = -(-num_shards // size) * size
     pieces = plan(shard.version, shard.meta_batch, num_pieces if num_pieces <= shard.meta_batch else size)
     each = len(pieces) // size
-    return pieces[index * each : (index + 1) * each]
+    mine = pieces[index * each : (index + 1) * each]
+    return tuple(piece._replace(num_surveyed=shard.num_surveyed) for piece in mine) if shard.num_surveyed else mine
 
 
 def add_up(shard: Shard, reports: Sequence[ShardReport]) -> ShardReport:
@@ -29,4 +31,5 @@ def add_up(shard: Shard, reports: Sequence[ShardReport]) -> ShardReport:
         for report in reports[1:]:
             gradient += report.gradient
     statistics = sum_by_name([report.statistics for report in reports])
-    return ShardReport(shard, gradient, statistics, sum(report.compute_s for report in reports))
+    compute_s, survey = sum(report.compute_s for report in reports), join([report.survey for report in reports])
+    return ShardReport(shard, gradient, statistics, compute_s, survey)

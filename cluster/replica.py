@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import require_code
 from cluster.errors import ClusterError
 from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.portions import add_up, portion
+from cluster.refresh import Refreshes, join, refresh
 from cluster.ring import Ring
 from cluster.server_state import ServerState
-from cluster.shards import ComputesMetaGradient, Shard, ShardReport, sum_by_name
+from cluster.shards import ComputesMetaGradient, Shard, ShardReport, adopt, sum_by_name
 from cluster.slice_state import SliceState
 from cluster.threads import threads
 
@@ -51,6 +54,7 @@ class Share(NamedTuple):
     compute_s: float
     is_stopping: bool
     has_failed: bool
+    survey: np.ndarray | None = None
 
 
 class Replica:
@@ -66,6 +70,8 @@ class Replica:
         self._whole = ParameterSlice(plan.optimizer, plan.num_steps, "float32", vectors)
         self._saved = start.version
         self._compute: ComputesMetaGradient | None = None
+        self._adopted: np.ndarray | None = None
+        self._refreshes: Refreshes | None = None
 
     def run(self) -> None:
         """Go on until the run is over, stopped or failed on any rank; all ranks return at the same meta-step.
@@ -89,27 +95,47 @@ class Replica:
         if mine is None:
             share = Share({}, 0.0, is_stopping=False, has_failed=True)
         else:
-            share = Share(mine.statistics, mine.compute_s, self._diary.is_stopping, has_failed=False)
+            stopping = self._diary.is_stopping
+            share = Share(mine.statistics, mine.compute_s, stopping, has_failed=False, survey=mine.survey)
         shares = self._ring.gather(share)
         if mine is None or any(share.has_failed for share in shares):
             return False
         statistics = sum_by_name([share.statistics for share in shares])
         longest = max(share.compute_s for share in shares)
-        record = self._update(ShardReport(shard, self._ring.total(mine.gradient), statistics, longest))
+        survey = join([share.survey for share in shares])
+        record = self._update(ShardReport(shard, self._ring.total(mine.gradient), statistics, longest, survey))
+        if record is None:
+            return False
         if self._ring.index == 0:
             self._diary.add(record)
         return not any(share.is_stopping for share in shares)
 
-    def _update(self, report: ShardReport) -> StepRecord:
-        """Take the optimiser's step; the record has the bytes of a ring all-reduce."""
+    def _update(self, report: ShardReport) -> StepRecord | None:
+        """Take the optimiser's step; the record has the bytes of a ring all-reduce. None if a refresh failed."""
         key = self._state.accept(_ALL, self._state.num_updates, report)
         if key is not None:
             self._whole.push(key, report.gradient)
         update = self._state.next_update()
+        if self._state.refreshes.is_under_way and not self._refresh():
+            return None
         record = None if update is None else self._state.finish_update(self._whole.make(update))
         if record is None:
             raise RuntimeError(f"the whole of meta-step {report.shard.version} did not make an update")
         return record._replace(num_bytes=2 * (self._ring.size - 1) * report.gradient.nbytes, queue_length=0)
+
+    def _refresh(self) -> bool:
+        """Rank 0 refreshes what was surveyed, and all take over what it found; whether it found anything."""
+        refreshed, plan, survey = None, self._plan.refresh, self._state.refreshes.survey
+        if self._ring.index == 0 and plan is not None and survey is not None:
+            try:
+                self._refreshes = self._refreshes or plan.build()
+                refreshed = refresh(self._refreshes, self._whole.parameters, survey)
+            except Exception as error:
+                self._diary.fail(error)
+        refreshed = self._ring.share(refreshed)
+        if refreshed is not None:
+            self._state.refreshes.deliver(refreshed)
+        return refreshed is not None
 
     def _compute_mine(self, shard: Shard) -> ShardReport | None:
         """This rank's part of the meta-gradient; None if it failed, and the diary says why."""
@@ -117,6 +143,10 @@ class Replica:
             if self._compute is None:
                 require_code(self._code)
                 self._compute = self._plan.build_gradient()
+            state = self._state.refreshes.state_at(shard.version)
+            if state is not None and state is not self._adopted:
+                adopt(self._compute, state)
+                self._adopted = state
             pieces = portion(shard, self._plan.num_shards, self._ring.index, self._ring.size)
             return add_up(shard, [self._compute(self._whole.parameters, piece) for piece in pieces])
         except Exception as error:

@@ -2,14 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 from ray.actor import ActorHandle
 
 from cluster.checkpoint import Checkpoint, load_newest, save
 from cluster.code_version import require_code
 from cluster.plan import ServerPlan, StepRecord
+from cluster.refresh import Pending, Refreshed
+from cluster.refresher import Elsewhere
 from cluster.server_state import ServerState
 from cluster.shards import Shard, ShardReport
 from cluster.slices import InSlices
@@ -21,13 +25,14 @@ class Assignment(NamedTuple):
 
     The parameters, as they travel, come if they changed since the worker's last assignment: the vector itself or a
     list of references to it (a bare reference would be fetched before the reply is). `slices` come with a worker's
-    first parameters: where its gradients go, empty if to the server.
+    first parameters: where its gradients go, empty if to the server; `new_state` with its first shards under a state.
     """
 
     shards: tuple[Shard, ...]
     base: int
     parameters: Published | None
     slices: tuple[ActorHandle, ...] | None
+    new_state: np.ndarray | None = None
 
 
 class Progress(NamedTuple):
@@ -52,14 +57,17 @@ class Server:
         self._vectors: Vectors = (
             InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start, code)
         )
+        self._refresher = None if plan.refresh is None else Elsewhere(plan.refresh.build, code)
         self._updating = asyncio.Lock()
         self._records: list[StepRecord] = []
         self._base_at: dict[str, int] = {}
+        self._adopted: dict[str, np.ndarray] = {}
         self._changed = asyncio.Event()
         self._stopped = False
         self._error: Exception | None = None
         self._saved = self._state.num_updates
         self._saving: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[Pending | None] | None = None
 
     async def exchange(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
         """Take a worker's reports in, computed after `base` updates; answer with its next assignment once there is one.
@@ -101,6 +109,8 @@ class Server:
         async with self._updating:
             if self._saving is not None:
                 await self._saving
+            if self._refreshing is not None:
+                await self._refreshing
             error = self._error or self._state.failure
             if error is not None:
                 raise error
@@ -127,6 +137,7 @@ class Server:
 
     async def _make_updates(self) -> None:
         while not self._is_over and (update := self._state.next_update()) is not None:
+            self._begin_refresh()
             record = self._state.finish_update(await self._vectors.make(update))
             if record is None:
                 continue
@@ -142,7 +153,25 @@ class Server:
         if self._error is None:
             self._saved = self._state.num_updates
             checkpoint = self._state.checkpoint(await self._vectors.state())
-            self._saving = asyncio.ensure_future(self._save(checkpoint))
+            late = self._refreshing if self._state.refreshes.is_under_way else None
+            self._saving = asyncio.ensure_future(self._save(checkpoint, late))
+
+    def _begin_refresh(self) -> None:
+        """Have the survey that the update at hand completes refreshed, if it does, at the parameters before it."""
+        survey = self._state.refreshes.survey
+        if survey is not None and self._refresher is not None:
+            ask = self._refresher.refresh(self._vectors.published, survey)
+            self._refreshing = asyncio.ensure_future(self._refresh(ask))
+
+    async def _refresh(self, ask: Awaitable[Refreshed]) -> Pending | None:
+        """Wait for a refresh and deliver it; a failure ends the run."""
+        try:
+            return self._state.refreshes.deliver(await ask)
+        except Exception as error:
+            self._error = error
+            return None
+        finally:
+            self._notify()
 
     def _records_after(self, seen: int) -> list[StepRecord]:
         self._records = [record for record in self._records if record.version > seen]
@@ -168,10 +197,22 @@ class Server:
         slices = None if worker_id in self._base_at else self._vectors.slices
         self._base_at[worker_id] = base
         self._state.sent_parameters()
-        return Assignment(shards, base, self._vectors.published, slices)
+        return Assignment(shards, base, self._vectors.published, slices, self._new_state(worker_id))
 
-    async def _save(self, checkpoint: Checkpoint) -> None:
-        """Write one checkpoint; a failure ends the run."""
+    def _new_state(self, worker_id: str) -> np.ndarray | None:
+        """The state of the shards at hand, if the worker does not have it."""
+        state = self._state.refreshes.state_at(self._state.version)
+        if state is None or self._adopted.get(worker_id) is state:
+            return None
+        self._adopted[worker_id] = state
+        return state
+
+    async def _save(self, checkpoint: Checkpoint, late: asyncio.Task[Pending | None] | None) -> None:
+        """Write one checkpoint, with the refresh that is pending at it but comes `late`; a failure ends the run."""
+        if late is not None:
+            checkpoint = replace(checkpoint, pending=await late)
+            if checkpoint.pending is None:  # it failed
+                return
         try:
             await asyncio.to_thread(save, checkpoint, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         except Exception as error:

@@ -13,9 +13,15 @@ from cluster.server_state import ServerState
 from cluster.shards import GradientKey
 from cluster.slice_state import SliceState
 from cluster.update import Made, Update
-from cluster.wire import DIRECT_BYTES
+from cluster.wire import DIRECT_BYTES, decode
 
 Published = np.ndarray | list[ray.ObjectRef]
+
+
+def fetch(published: Published) -> np.ndarray:
+    """The parameters from what was published, a read-only view of shared memory if they came by one reference."""
+    parts = [published] if isinstance(published, np.ndarray) else ray.get(published)
+    return decode(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
 class Vectors(Protocol):

@@ -8,7 +8,7 @@ from cluster.aggregation import WireType
 from cluster.code_version import require_code
 from cluster.link import ServerLink
 from cluster.memory import keep_freed_memory
-from cluster.shards import ComputesMetaGradient, ShardReport
+from cluster.shards import ComputesMetaGradient, ShardReport, adopt
 from cluster.threads import threads
 
 
@@ -34,4 +34,6 @@ class Worker:
             compute = build_gradient()
             reports: list[ShardReport] = []
             while (work := link.ask(reports)) is not None:
+                if work.new_state is not None:
+                    adopt(compute, work.new_state)
                 reports = [compute(work.parameters, shard) for shard in work.shards]

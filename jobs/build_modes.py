@@ -57,11 +57,13 @@ def build_strategy(modes: m.ClusteredModes) -> Clustering:
     for name, owner in _OWN.items():
         if getattr(modes, name) is not None and modes.strategy != owner:
             raise UsageError(f"modes.{name} is for modes.strategy={owner}, and modes.strategy is {modes.strategy} here")
-    if modes.num_modes is not None and modes.num_reservoir < modes.num_modes:
-        raise UsageError(
-            f"modes.num_reservoir={modes.num_reservoir} must be at least modes.num_modes={modes.num_modes}: "
-            "there are no more clusters than tasks"
-        )
+    for name in ("num_modes", "min_cluster_size"):
+        value = getattr(modes, name)
+        if value is not None and modes.num_reservoir < value:
+            raise UsageError(
+                f"modes.num_reservoir={modes.num_reservoir} must be at least modes.{name}={value}: "
+                "clusters are made of the reservoir's tasks"
+            )
     most = modes.num_modes or _MOST_MODES
     match modes.strategy:
         case "k-means":

@@ -22,9 +22,10 @@ from mcb.tasks.regression import RegressionFamilies
 class Refresher:
     """A pure function of parameters, state and survey, through one learner that it writes them into.
 
-    The metrics are those of the modes themselves, with the silhouette of the tasks' support statistics where these were
-    not clustered, and where true modes are known `ari`, `nmi`, `purity` and `accuracy`
-    of the found ones on the reservoir, beside `accuracy_ceiling`, the Bayes-optimal predictor's on the test tasks.
+    All refreshes of a run draw from the same seed, so that clusters move with the tasks alone. The metrics are those of
+    the modes themselves, with the silhouette in the tasks' support statistics where these were not clustered, and where
+    true modes are known `ari`, `nmi`, `purity` and `accuracy` of the found ones on the reservoir, beside
+    `accuracy_ceiling`, the Bayes-optimal predictor's on the test tasks.
     """
 
     def __init__(

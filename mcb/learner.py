@@ -1,7 +1,7 @@
 """Mode-conditional Bayesian MAML: the composition; with `mode_axis` the only place where the task axis is batched."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -17,20 +17,11 @@ from mcb.mode_axis import ModeAxis, mapped
 from mcb.modes.definition import ModeDefinition, RefreshedModes
 from mcb.modes.embedding import Embedding
 from mcb.networks.functional import BaseNetwork
-from mcb.objectives import MetaObjective, Prediction, masked_mean, predictive_nll
-from mcb.predictive import GaussianMixture
+from mcb.objectives import Losses, MetaObjective, Prediction, losses, predictive_nll
 from mcb.priors import GeneratedPrior
 from mcb.randomness import fold_key, normals
 from mcb.sharing import SharedAxes, Sharing, share_out
 from mcb.types import Support, Task
-
-
-class Losses(NamedTuple):
-    """Per task: the differentiable meta-objective, and what to report (detached), each a mean over query points."""
-
-    loss: Float[Tensor, "T"]
-    nll: Float[Tensor, "T"]
-    squared_error: Float[Tensor, "T"]
 
 
 class ModeConditionalBayesianMAML(nn.Module):
@@ -125,15 +116,7 @@ class ModeConditionalBayesianMAML(nn.Module):
         self, tasks: Task, noise: Float[Tensor, "T P D"] | None, meta_objective: MetaObjective = predictive_nll
     ) -> Losses:
         """The meta-objective of every task, with its negative log density and squared error for the record."""
-        prediction = self(tasks, noise)
-        loss = meta_objective(prediction, tasks)
-        with torch.no_grad():
-            nll = loss.detach() if meta_objective is predictive_nll else predictive_nll(prediction, tasks)
-            squared_error = torch.zeros_like(nll)
-            if isinstance(prediction.predictive, GaussianMixture):
-                error = (prediction.predictive.expectation() - tasks.query_y).square().mean(-1)
-                squared_error = masked_mean(error, tasks.query_mask)
-        return Losses(loss, nll, squared_error)
+        return losses(self(tasks, noise), tasks, meta_objective)
 
     @torch.no_grad()
     def survey(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mcb.likelihoods import Predictive
+from mcb.predictive import GaussianMixture
 from mcb.types import Task
 
 
@@ -28,6 +29,14 @@ class Prediction(NamedTuple):
     def responsibilities(self) -> Float[Tensor, "T K"]:
         """Posterior probability of each mode given the support set."""
         return self.log_responsibilities.exp()
+
+
+class Losses(NamedTuple):
+    """Per task: the differentiable meta-objective, and what to report (detached), each a mean over query points."""
+
+    loss: Float[Tensor, "T"]
+    nll: Float[Tensor, "T"]
+    squared_error: Float[Tensor, "T"]
 
 
 MetaObjective = Callable[[Prediction, Task], Tensor]
@@ -65,3 +74,15 @@ class EvidenceRegularized:
         """One loss per task."""
         num_support = tasks.support_mask.sum(-1).clamp(min=1)
         return predictive_nll(prediction, tasks) - self.weight * prediction.log_marginal / num_support
+
+
+def losses(prediction: Prediction, tasks: Task, meta_objective: MetaObjective) -> Losses:
+    """The meta-objective of every task, with its negative log density and squared error for the record."""
+    loss = meta_objective(prediction, tasks)
+    with torch.no_grad():
+        nll = loss.detach() if meta_objective is predictive_nll else predictive_nll(prediction, tasks)
+        squared_error = torch.zeros_like(nll)
+        if isinstance(prediction.predictive, GaussianMixture):
+            error = (prediction.predictive.expectation() - tasks.query_y).square().mean(-1)
+            squared_error = masked_mean(error, tasks.query_mask)
+    return Losses(loss, nll, squared_error)

@@ -83,7 +83,6 @@ class AdaptiveCodebook(nn.Module):
         weight = usage + self.concentration / self.num_modes
         share = self.num_modes * weight / weight.sum()
         kept = (self.in_use.cpu() > 0) & (share >= self.prune_below)
-        kept[usage.argmax()] = True
         parents, slots = self._splits(share, kept)
         weight[slots] = weight[parents] = weight[parents] / 2
         in_use = kept.clone()

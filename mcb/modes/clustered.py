@@ -135,7 +135,7 @@ class Clustered(nn.Module):
         clustered = found != NOISE
         overlap = np.zeros((num_clusters, self.num_modes), dtype=np.int64)
         np.add.at(overlap, (found[clustered], before.numpy()[clustered]), 1)
-        spread = np.maximum(points.std(0), 1e-300)
+        spread = np.where(points.std(0) > 0, points.std(0), np.inf)  # a column of equal values tells nothing apart
         old = self.centre.cpu().double().numpy()
         distance = np.linalg.norm((clusters.centre[:, None] - old) / spread, axis=-1)
         return match(overlap, distance, self.in_use.cpu().numpy() > 0)

@@ -55,7 +55,7 @@ def standardised(points: np.ndarray) -> np.ndarray:
     centred = points - np.median(points, axis=0)
     low, high = np.quantile(centred, [0.25, 0.75], axis=0)
     scale = np.where(high > low, (high - low) / 1.349, centred.std(0))
-    negligible = 1e-9 * np.abs(points).max(0, initial=0)
+    negligible = 1e-9 * np.median(np.abs(points), axis=0)
     return np.clip(np.where(scale > negligible, centred / np.maximum(scale, 1e-300), 0.0), -5, 5)
 
 

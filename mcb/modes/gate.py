@@ -42,7 +42,8 @@ def fit_clusters(points: np.ndarray, labels: np.ndarray) -> Clusters:
     """Weight `(C,)`, centre `(C, R)` and scale `(C, R)` of every cluster `0..C - 1`; points of label -1 are left out.
 
     A cluster's variance is that of its points with ten more of the pooled variance within clusters, so that a cluster
-    of a few tasks has a width too.
+    of a few tasks has a width too. A column that is constant over all tasks is given a scale so wide that a later
+    move of it, with the parameters, says nothing.
     """
     member = labels[:, None] == np.arange(labels.max() + 1)
     count = member.sum(0)
@@ -50,5 +51,7 @@ def fit_clusters(points: np.ndarray, labels: np.ndarray) -> Clusters:
     square = np.stack([((points[one] - centre[c]) ** 2).sum(0) for c, one in enumerate(member.T)])
     pooled = square.sum(0) / count.sum()
     variance = (square + _PSEUDO_COUNT * pooled) / (count[:, None] + _PSEUDO_COUNT)
-    smallest = _SMALLEST_SCALE * points.std(0) + 1e-6 * (1 + np.abs(points).max(0))
+    largest = np.abs(points).max(0)
+    is_constant = points.std(0) <= 1e-6 * largest
+    smallest = np.where(is_constant, 1 + largest, _SMALLEST_SCALE * points.std(0))
     return Clusters(count / count.sum(), centre, np.maximum(np.sqrt(variance), smallest))

@@ -141,7 +141,7 @@ def lead_a_rank_that_leaves(rank: int, port: int) -> str:
         compute = build_share("svgd", group.sharing)
         if rank == 1:
             told = group.hear()
-            assert told is not None
+            assert told is not None and told[0] is not None
             group.add_up(compute(told[1], told[0]).gradient)
             return "gone after one shard"
         first, second = plan(0, 10, 2)

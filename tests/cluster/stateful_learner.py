@@ -17,6 +17,7 @@ from cluster.plan import TrainingPlan
 from cluster.refresh import Refreshed, Refreshes, RefreshPlan
 from cluster.shards import ComputesMetaGradient, Shard, ShardReport
 from cluster.survey import initial_state
+from mcb.sharing import Sharing
 from mcb.types import Support, Task
 
 NUM_SURVEYED = 17  # no multiple of the shards or of the meta-batch
@@ -81,6 +82,28 @@ class KilledRefresh(MovesCentres):
         return super().__call__(version, parameters, state, survey)
 
 
+class GatedRefresh(MovesCentres):
+    """It ends only once `gate` exists; it says by `begun` that it waits."""
+
+    def __init__(self, begun: Path, gate: Path) -> None:
+        super().__init__()
+        self.begun, self.gate = begun, gate
+
+    def __call__(self, version: int, parameters: np.ndarray, state: np.ndarray, survey: np.ndarray) -> Refreshed:
+        self.begun.touch()
+        while not self.gate.exists():
+            time.sleep(0.01)
+        return super().__call__(version, parameters, state, survey)
+
+
+class DyingRefresh:
+    """Its process dies by SIGKILL at every refresh."""
+
+    def __call__(self, version: int, parameters: np.ndarray, state: np.ndarray, survey: np.ndarray) -> Refreshed:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
 class FailingRefresh:
     """Raises as a clustering's own mistake would."""
 
@@ -90,6 +113,10 @@ class FailingRefresh:
 
 def build_stateful() -> MetaGradient:
     return MetaGradient(StatefulLearner(), FakeSource(), 0)
+
+
+def build_stateful_share(sharing: Sharing) -> MetaGradient:
+    return build_stateful()
 
 
 class KilledAtSurvey:

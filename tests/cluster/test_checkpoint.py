@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from cluster import checkpoint as checkpoints
 from cluster.checkpoint import Checkpoint, decode, encode, load, load_newest, paths, require_fit, save
 from cluster.errors import CheckpointError
+from cluster.refresh import Pending
 
 SHAPES = {"weight": (4, 3), "bias": (4,)}
 
@@ -150,3 +152,18 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path):
 def test_a_checkpoint_of_another_run_is_one_clear_error(shapes: dict, optimizer: str, message: str):
     with pytest.raises(CheckpointError, match=message):
         require_fit(decode(encode(example()), "x"), shapes, optimizer)
+
+
+def test_a_state_and_the_refresh_that_is_pending_are_read_as_written():
+    pending = Pending(9, np.arange(3, dtype=np.float32), {"silhouette": 0.25, "stability": float("nan")})
+    written = replace(example(), mode_state=np.ones(3, dtype=np.float32), pending=pending)
+    read = decode(encode(written), "x")
+    assert read.mode_state is not None and read.mode_state.tolist() == [1, 1, 1]
+    assert read.pending is not None and read.pending.version == 9 and read.pending.state.tolist() == [0, 1, 2]
+    assert read.pending.metrics == pytest.approx(pending.metrics, nan_ok=True)
+
+
+def test_a_checkpoint_of_a_run_without_a_state_has_no_word_of_one():
+    read = decode(encode(example()), "x")
+    assert read.mode_state is None and read.pending is None
+    assert b"mode_state" not in encode(example()) and b"pending" not in encode(example())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_learner import Failing, KilledOnce, slow_gradient, training_plan
+from stateful_learner import refreshed_plan
 
 from cluster import checkpoint as checkpoints
 from cluster.errors import ClusterError
@@ -59,3 +60,12 @@ def test_more_ranks_than_the_cluster_holds_are_refused_at_once(ray_cluster: None
     plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3, start_timeout_s=1.0)
     with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4 CPUs"):
         run_meta_training(collective(plan), lambda record: None, never)
+
+
+def test_a_state_is_refreshed_as_under_the_server(ray_cluster: None, tmp_path: Path):
+    plans = [replace(refreshed_plan(tmp_path / str(num), num_workers=num), num_shards=2) for num in (0, 2)]
+    one = run_meta_training(plans[0], lambda record: None, never)
+    two = run_meta_training(collective(plans[1]), lambda record: None, never)
+    assert two.params_sha256 == one.params_sha256
+    assert one.mode_state is not None and two.mode_state is not None
+    assert one.mode_state.tobytes() == two.mode_state.tobytes()

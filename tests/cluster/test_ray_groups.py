@@ -34,7 +34,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run_meta_training(group_plan_of(tmp_path_factory.mktemp("local")), ignore, never).params_sha256
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_any_number_of_groups_gives_the_bits_of_one_process(
     ray_cluster: None, tmp_path: Path, expected: str, num_workers: int
 ):
@@ -44,7 +44,7 @@ def test_any_number_of_groups_gives_the_bits_of_one_process(
     assert [record.version for record in records] == list(range(1, 9))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_group_that_loses_a_rank_is_replaced_and_the_bits_stay(
     ray_cluster: None, tmp_path: Path, expected: str, victim: int, caplog: pytest.LogCaptureFixture
 ):
@@ -64,7 +64,8 @@ def test_a_group_with_a_rank_that_hangs_is_replaced_and_the_bits_stay(ray_cluste
     assert marker.exists()
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
 def test_ranks_and_server_die_at_random_and_no_bit_changes(ray_cluster: None, tmp_path: Path, expected: str, seed: int):
     killer = Killer(planned(seed, 8, 3, ("rank", "rank", "server")), {})
     versions: list[int] = []

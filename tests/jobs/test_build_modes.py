@@ -54,6 +54,7 @@ def test_what_a_strategy_has_of_its_own_reaches_it():
     [
         ("--modes.strategy=spectral --modes.num-modes=none", "strategy=spectral needs the number of clusters"),
         ("--modes.num-modes=41", "modes.num_reservoir=40 must be at least modes.num_modes=41"),
+        ("--modes.strategy=hdbscan --modes.min-cluster-size=41", "num_reservoir=40 must be at least modes.min_cluster"),
         (
             "--modes.representation=embedding",
             r"modes \(clustered\) read the task encoder: give --encoder.kind deep-set",

@@ -17,7 +17,7 @@ from mcb.modes.clustered import Assignment, Clustered
 from mcb.modes.clustering import NOISE, DirichletProcessMixture, KMeans
 from mcb.modes.codebook import Codebook
 from mcb.modes.definition import ModeDefinition, RefreshedModes
-from mcb.modes.gate import fit_clusters
+from mcb.modes.gate import ClusterGate, fit_clusters
 from mcb.modes.oracle import Oracle
 from mcb.objectives import EvidenceRegularized
 
@@ -64,12 +64,13 @@ def test_fresh_soft_slots_are_a_codebook():
 
 
 def test_the_soft_gate_is_bayes_rule_with_the_density_to_the_power_of_trust_per_number():
-    modes, representation = make(3, KMeans(2)), draws(2, seed=3)
+    modes, representation = make(3, KMeans(2), trust=0.2), torch.tensor([5.1, -5.0]).double()
     refresh(modes, clouds(30, 10))
     assert modes.log_weights is not None
     modes.log_weights.data[:] = torch.tensor([0.5, -0.3, 9.0])
     density = Normal(modes.centre[:2], modes.log_scale[:2].exp()).log_prob(representation).mean(-1)
-    expected = (modes.log_weights[:2] + 2.0 * density).softmax(0)
+    expected = (modes.log_weights[:2] + 0.2 * density).softmax(0)
+    assert 0.05 < expected[0] < 0.95
     torch.testing.assert_close(modes.log_gate(representation, UNKNOWN).exp()[:2], expected)
     assert modes.log_gate(representation, UNKNOWN)[2] == -math.inf
 
@@ -80,6 +81,14 @@ def test_the_hard_gate_opens_for_the_likeliest_cluster_alone():
     for point, slot in ((0.0, 0), (10.0, 1)):
         expected = [0.0 if one == slot else -math.inf for one in range(4)]
         assert modes.log_gate(torch.tensor([point, -point]).double(), UNKNOWN).tolist() == expected
+
+
+def test_between_two_clusters_of_one_width_a_task_belongs_to_the_larger():
+    centre, alike = torch.tensor([[0.0], [2.0], [1.0]]), torch.zeros(3, 1)
+    gate = ClusterGate(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.3, 0.7, 0.9]).log(), centre, alike)
+    halfway = math.log(0.7 / 0.3) / 2
+    places = torch.tensor([[1.0], [1.0 - halfway + 0.01], [1.0 - halfway - 0.01]])
+    assert gate.nearest(places).tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize("assignment", ["soft", "hard"])
@@ -199,9 +208,21 @@ def test_clusters_are_fitted_by_their_moments_with_some_of_the_pooled_variance()
 
 
 def test_clusters_of_equal_points_have_a_width():
-    points = np.repeat([[0.0, 5.0], [1.0, 5.0]], 6, axis=0)
+    points = np.repeat([[0.0, 5.0], [1.0, 6.0]], 6, axis=0)
     scale = fit_clusters(points, np.repeat([0, 1], 6)).scale
     assert (scale > 0).all() and (scale < 0.01).all()
+
+
+def test_a_representation_that_is_constant_in_a_survey_and_moves_afterwards_says_nothing():
+    survey, alive = clouds(30, 12), clouds(30, 12)
+    survey[:, 1] = 0.0
+    modes = make(3, KMeans(2))
+    first = refresh(modes, survey)
+    gates = [modes.log_gate(torch.tensor([4.0, dead]).double(), UNKNOWN) for dead in (0.0, 0.5)]
+    torch.testing.assert_close(*gates)
+    survey[:, 1] = 0.3
+    assert torch.equal(refresh(modes, survey).labels, first.labels)
+    assert torch.equal(refresh(modes, alive).labels, first.labels) and not modes.origin.any()
 
 
 def test_the_survey_is_the_embedding_without_a_gradient():

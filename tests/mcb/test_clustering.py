@@ -118,6 +118,7 @@ def test_standardised_columns_have_median_zero_and_a_normals_quartiles():
     low, middle, high = np.quantile(standardised(points), [0.25, 0.5, 0.75])
     assert middle == pytest.approx(0, abs=1e-12) and high - low == pytest.approx(1.349)
     assert not standardised(np.full((4, 1), 1e6)).any()
+    assert standardised(np.array([[-9e9], [-1.0], [0.0], [1.0], [9e9]])).ravel()[[0, 2, 4]].tolist() == [-5, 0, 5]
     mostly_zero = np.array([[0.0]] * 9 + [[2.0]])
     assert standardised(mostly_zero).max() == pytest.approx(2.0 / mostly_zero.std())
 

@@ -16,7 +16,7 @@ from mcb.types import Task
 
 NAMES = ("sinusoid", "linear", "quadratic")
 LABEL = torch.tensor([7, 7, 7, 2, 2, 2, 2, 5, 5, 0])
-MODE = torch.tensor([1, 1, 0, 0, 0, 0, 1, 2, 2, -1])
+MODE = torch.tensor([1, 1, 2, 2, 2, 2, 1, 0, 0, -1])
 
 
 def render(figure: Figure) -> None:
@@ -34,7 +34,7 @@ def test_tasks_lie_on_principal_components_coloured_left_by_true_and_right_by_fo
     assert [dots.get_label() for dots in left.collections] == [*NAMES, "unknown"]
     assert sorted(text.get_text() for text in right.texts) == ["0", "2", "5", "7"]
     found = {len(np.asarray(dots.get_offsets())): np.asarray(dots.get_facecolor())[0, :3] for dots in right.collections}
-    for size, mode in ((4, 0), (3, 1), (2, 2)):  # slots 2, 7 and 5 in the colours of their commonest true modes
+    for size, mode in ((4, 2), (3, 1), (2, 0)):  # slots 2, 7 and 5 in the colours of their commonest true modes
         np.testing.assert_allclose(found[size], to_rgb(PALETTE[mode]))
     assert "4 of them" in right.get_title()
 
@@ -74,11 +74,11 @@ def test_confusion_has_the_found_modes_sorted_by_their_commonest_true_mode_in_pe
     figure = found_against_true(LABEL, MODE, NAMES)
     render(figure)
     above, below = figure.axes[:2]
-    assert [text.get_text() for text in below.get_xticklabels()] == ["2", "7", "5"]
+    assert [text.get_text() for text in below.get_xticklabels()] == ["5", "7", "2"]
     shares = np.asarray(below.get_images()[0].get_array())
-    np.testing.assert_allclose(shares, [[75, 100 / 3, 0], [25, 200 / 3, 0], [0, 0, 100]])
-    assert [bar.get_height() for bar in above.patches if isinstance(bar, Rectangle)] == [4, 3, 2]
-    assert [text.get_text() for text in below.texts] == ["75", "25", "0", "33", "67", "0", "0", "0", "100"]
+    np.testing.assert_allclose(shares, [[100, 0, 0], [0, 200 / 3, 25], [0, 100 / 3, 75]])
+    assert [bar.get_height() for bar in above.patches if isinstance(bar, Rectangle)] == [2, 3, 4]
+    assert [text.get_text() for text in below.texts] == ["100", "0", "0", "0", "67", "33", "0", "25", "75"]
     assert "3 found modes" in above.get_title()
 
 

@@ -22,11 +22,11 @@ def test_ari_and_nmi_are_scikit_learns():
 
 def test_purity_and_accuracy_by_hand():
     labels = torch.tensor([0, 0, 0, 1, 0, 0, 0, 1])
-    mode = torch.tensor([0, 0, 1, 1, 0, 1, 1, 1])
+    mode = torch.tensor([0, 0, 0, 1, 0, 1, 1, 1])
     scores = agreement_with_truth(labels, mode)
-    assert scores["purity"] == (3 + 2) / 8
-    # the first half says 0 -> 0, 1 -> 1, right for 2 of the second; the second 0 -> 1, 1 -> 1, right for 2 of the first
-    assert scores["accuracy"] == 4 / 8
+    assert scores["purity"] == (4 + 2) / 8
+    # the first half says 0 -> 0, 1 -> 1, right for 2 of the second; the second 0 -> 1, 1 -> 1, right for 1 of the first
+    assert scores["accuracy"] == 3 / 8
 
 
 def test_many_found_modes_flatter_the_purity_and_not_the_accuracy():

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ray import tune
 
 from cluster.placement import bundles, num_units
 from cluster.plan import TrainingPlan
+from jobs.space_points import Point
 from jobs.tune_hooks import Record, Suggestions, name_of, number_of
 from jobs.tune_plan import Tuning, Watcher
 from jobs.tune_schedulers import LEARNING_RATE, make_scheduler
@@ -72,10 +74,11 @@ def _as_grid(population: Sequence[dict], learning_rate: float) -> dict:
     if not population:
         return {}
     points = {config["number"]: {LEARNING_RATE: learning_rate, **config["point"]} for config in population}
-    return {
-        "number": tune.grid_search(list(points)),
-        "point": tune.sample_from(lambda spec: points[spec.config.number]),
-    }
+
+    def point(spec: Any) -> Point:  # no type of Tune's has the attributes of what it gives
+        return points[spec.config.number]
+
+    return {"number": tune.grid_search(list(points)), "point": tune.sample_from(point)}
 
 
 def _resources(run: TrainingPlan) -> tune.PlacementGroupFactory:

@@ -27,9 +27,10 @@ from jobs.space_points import point_of, settings_at
 from jobs.spaces import Space
 from jobs.train import ui_command
 from jobs.tune_best import print_retrained, retrain
+from jobs.tune_plan import Tuning
 from jobs.tune_progress import SearchProgress
 from jobs.tune_proposals import Proposals, grid_size
-from jobs.tune_ray import Tuning, run_trials
+from jobs.tune_ray import run_trials
 from jobs.tune_search import FoundSearch, Search, find_search, save
 from jobs.tune_summary import as_tree, print_summary, write_summary
 from jobs.tune_tracking import SearchTracking

@@ -1,4 +1,6 @@
+from collections.abc import Sequence
 from itertools import islice
+from unittest.mock import Mock
 
 import pytest
 
@@ -7,8 +9,8 @@ from jobs.errors import UsageError
 from jobs.recipes import recipe
 from jobs.settings_file import flatten
 from jobs.space_file import make_space, read_space
-from jobs.space_points import answered, grid, point_of, settings_at
-from jobs.spaces import SPACES, Asks
+from jobs.space_points import Noted, answered, grid, point_of, settings_at
+from jobs.spaces import SPACES, Asks, Value
 
 FIVE = recipe("five-modes")
 
@@ -63,13 +65,11 @@ def test_a_question_with_one_answer_is_put_to_nobody():
     def space(ask: Asks) -> None:
         ask.suggest_categorical("modes.kind", ("codebook",))
 
-    class Nobody:
-        def suggest_categorical(self, name, choices):
+    class Nobody(Noted):
+        def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
             raise AssertionError
 
-        suggest_int = suggest_float = suggest_categorical
-
-    assert answered(space, Nobody()) == {"modes.kind": "codebook"}
+    assert answered(space, Nobody(Mock())) == {"modes.kind": "codebook"}
 
 
 REFUSED = [

@@ -6,7 +6,7 @@ import pytest
 from jobs.spaces import Asks, modes
 from jobs.tune_importance import importances
 from jobs.tune_proposals import Proposals, Searcher, grid_size, objectives, pareto_front
-from jobs.tune_trials import Report, Trial, Trials
+from jobs.tune_trials import Report, State, Trial, Trials
 
 
 def bowl(ask: Asks) -> None:
@@ -21,7 +21,9 @@ def height(point) -> float:
     return (point["x"] - 3) ** 2 if "x" in point else 20 + point["y"]
 
 
-def trial(number: int, point, objective: float, state="finished", seconds: float = 1.0, num_steps: int = 10) -> Trial:
+def trial(
+    number: int, point, objective: float, state: State = "finished", seconds: float = 1.0, num_steps: int = 10
+) -> Trial:
     report = Report(num_steps=num_steps, objective=objective, seconds=seconds, num_modes=number)
     return Trial(number=number, point=point, state=state, reports=(report,))
 

@@ -51,19 +51,20 @@ def test_a_space_whose_points_do_not_fit_is_refused(workplace: Path, capsys, set
     assert not (workplace / "runs" / "tune").exists()
 
 
-def begun(workplace: Path, **options: object) -> None:
-    save(find_search(TuneOptions("two-modes", name="known", num_reports=2, **options), recipe("two-modes"), {}))
+def begun() -> None:
+    options = TuneOptions("two-modes", name="known", num_reports=2, num_trials=5)
+    save(find_search(options, recipe("two-modes"), {}))
 
 
 def test_a_name_that_is_taken_is_refused_with_what_it_stands_for(workplace: Path, capsys):
-    begun(workplace)
+    begun()
     assert "'known' exists: go on with --resume" in refused(capsys, "--name=known", "--num-reports=2")
     message = refused(capsys, "--name=known", "--num-reports=2", "--space=codebook")
     assert "'known' exists with another space, modes and not codebook: choose another --name" in message
 
 
 def test_a_search_is_resumed_as_it_was_set(workplace: Path):
-    begun(workplace, num_trials=5)
+    begun()
     base = recipe("two-modes")
     found = find_search(TuneOptions(name="known", resume=True, num_trials=9), None, {})
     assert (found.search.num_trials, found.search.settings.recipe, found.resume) == (9, "two-modes", True)

@@ -19,6 +19,7 @@ from jobs.space_points import Point
 from jobs.tune_trial import Curve, TrialPlan, run_trial
 from jobs.tune_trials import Report
 from jobs.validation import VALIDATION_SEED, Validation
+from mcb.tasks.curves import CurveTasks
 
 POINT: Point = {"modes.num_modes": 5}
 
@@ -99,7 +100,8 @@ def test_validation_tasks_are_no_training_nor_test_tasks(curves_file: Path):
     for seed in (TEST_SEED, MAPPING_SEED, settings.seed):
         assert not set(own[:, 0, 0].tolist()) & set(source.sample(seed, torch.arange(500)).support_x[:, 0, 0].tolist())
     curves = override(recipe("curves"), {"tasks.path": [str(curves_file)], "tasks.num_support": ["5"]})
-    names = [set(build_source(curves, split).task_names) for split in ("train", "validation", "test")]
+    sources = [build_source(curves, split) for split in ("train", "validation", "test")]
+    names = [set(source.task_names) for source in sources if isinstance(source, CurveTasks)]
     assert not (names[1] & names[0]) and not (names[1] & names[2])
 
 

@@ -29,6 +29,7 @@ from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
+SLOW = pytest.mark.slow
 
 
 def never() -> bool:
@@ -50,7 +51,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     return bits(run_meta_training(refreshed_plan(tmp_path_factory.mktemp("local")), ignore, never))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=SLOW), 2, pytest.param(4, marks=SLOW)])
 def test_any_number_of_workers_gives_the_bits_of_one_process(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes], num_workers: int
 ):
@@ -96,7 +97,9 @@ def test_a_refresh_whose_process_is_killed_is_computed_again(
     assert bits(run_meta_training(run, ignore, never)) == expected and marker.exists()
 
 
-@pytest.mark.parametrize("version", [4, 5, 6, 7])
+@pytest.mark.parametrize(
+    "version", [pytest.param(4, marks=SLOW), 5, pytest.param(6, marks=SLOW), pytest.param(7, marks=SLOW)]
+)
 def test_a_server_killed_around_a_survey_and_its_adoption_changes_nothing(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes], version: int
 ):
@@ -112,7 +115,7 @@ def test_a_server_killed_around_a_survey_and_its_adoption_changes_nothing(
     assert {record.version: record.refresh["version"] for record in records if record.refresh} == {3: 0, 7: 4, 11: 8}
 
 
-@pytest.mark.parametrize("version", [5, 6, 7])
+@pytest.mark.parametrize("version", [pytest.param(5, marks=SLOW), 6, pytest.param(7, marks=SLOW)])
 def test_stopped_between_a_survey_and_its_adoption_the_run_goes_on_in_another_process_with_the_same_bits(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes], version: int
 ):
@@ -151,6 +154,7 @@ def test_what_a_refresh_raises_is_raised_here(ray_cluster: None, tmp_path: Path)
         run_meta_training(refreshed_plan(tmp_path, num_workers=1, refreshes=FailingRefresh), ignore, never)
 
 
+@SLOW
 def test_a_refresh_whose_process_always_dies_ends_the_run(ray_cluster: None, tmp_path: Path):
     with pytest.raises(ClusterError, match="the refresh after meta-step 0 could not start, or died 4 times"):
         run_meta_training(refreshed_plan(tmp_path, num_workers=1, refreshes=DyingRefresh), ignore, never)

@@ -19,7 +19,7 @@ def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
 
 CASES = [
     (["--space=mods"], "unknown space 'mods'"),
-    (["--cluster.num-workers=2", "--cluster.threads-per-worker=600"], "asks for 1200 CPUs, but this machine has"),
+    (["--cluster.num-workers=2", "--cluster.threads-per-worker=600"], "a trial of 2 workers asks for 1200 CPUs, but"),
     (["--num-reports=5"], "--num-reports 5 must lie in 1..train.num_steps=4"),
     (["--num-trials=0"], "--num-trials 0: input should be greater than or equal to 1"),
     (["--searcher=best"], "--searcher best: input should be 'tpe', 'random' or 'grid'"),

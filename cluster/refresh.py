@@ -38,8 +38,8 @@ class RefreshPlan:
     """When the state is refreshed, and by what.
 
     Meta-steps 0, `every`, 2 `every`, ... survey the reservoir's `num_tasks` tasks, and a refresh is adopted before the
-    meta-step `lag` later; one that would have none to be adopted in is not made. `state` is the initial one; `build`
-    makes the computation where it runs and must be picklable.
+    meta-step `lag` later, however many the run has: one that goes on from where a shorter one ended finds the refresh
+    that waits. `state` is the initial one; `build` makes the computation where it runs and must be picklable.
     """
 
     every: int
@@ -59,9 +59,9 @@ class RefreshPlan:
         if self.state.dtype != np.float32 or self.state.ndim != 1:
             raise UserError(f"the initial state is {self.state.dtype} of shape {self.state.shape}, not flat float32")
 
-    def num_surveyed(self, version: int, num_steps: int) -> int:
+    def num_surveyed(self, version: int) -> int:
         """Tasks that meta-step `version` surveys, 0 in most."""
-        return self.num_tasks if version % self.every == 0 and version + self.lag < num_steps else 0
+        return self.num_tasks if version % self.every == 0 else 0
 
 
 class Survey(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 
 from cluster.errors import UserError, require_at_least
 from cluster.threads import threads
+from mcb.modes.one_thread import one_thread
 
 
 class Refreshed(NamedTuple):
@@ -82,7 +83,7 @@ class Pending(NamedTuple):
 
 def refresh(refreshes: Refreshes, parameters: np.ndarray, survey: Survey) -> Refreshed:
     """The refresh of a survey, computed with one thread wherever that is; raises `UserError` for a misshapen state."""
-    with threads(1):
+    with threads(1), one_thread():
         refreshed = refreshes(survey.version, parameters, survey.state, survey.rows)
     if refreshed.state.dtype != np.float32 or refreshed.state.shape != survey.state.shape:
         raise UserError(

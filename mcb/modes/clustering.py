@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from mcb.modes.one_thread import one_thread
 from mcb.randomness import fold_key
 
 NOISE = -1  # label of a point that belongs to no cluster
@@ -41,7 +41,7 @@ def find_clusters(clustering: Clustering, points: np.ndarray, seed: int) -> np.n
     if len(points) < max(2, clustering.num_clusters or 0):
         least = clustering.num_clusters or 2
         raise ValueError(f"{len(points)} surveyed tasks are fewer than num_clusters={least}: survey more tasks")
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         _ignore_what_is_expected()
         labels = clustering(standardised(points), fold_key(seed, "clustering") % 2**32)
     return by_size(labels)

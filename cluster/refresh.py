@@ -64,6 +64,16 @@ class RefreshPlan:
         """Tasks that meta-step `version` surveys, 0 in most."""
         return self.num_tasks if version % self.every == 0 else 0
 
+    def waiting_at(self, version: int) -> int | None:
+        """The meta-step for which a refresh waits when `version` meta-steps are done; None if none does.
+
+        >>> plan = RefreshPlan(every=4, lag=2, num_tasks=9, state=np.zeros(3, np.float32), build=object)
+        >>> [plan.waiting_at(version) for version in range(8)]
+        [None, 2, 2, None, None, 6, 6, None]
+        """
+        due = (version - 1) // self.every * self.every + self.lag
+        return due if version > 0 and due >= version else None
+
 
 class Survey(NamedTuple):
     """What meta-step `version` found: a row for each task of the reservoir, under the state of then."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_learner import HeldUp, build_gradient
+from fake_learner import FakeSource, HeldUp, build_gradient
 from stateful_learner import (
     NUM_SURVEYED,
     FailingRefresh,
@@ -21,6 +21,7 @@ from stateful_learner import (
 from cluster import checkpoint as checkpoints
 from cluster.aggregation import AggregationPlan
 from cluster.errors import CheckpointError, UserError
+from cluster.gradient import MetaGradient
 from cluster.group_plan import GroupPlan
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.policies import Asynchronous, Stale
@@ -196,6 +197,32 @@ def test_a_checkpoint_of_other_modes_is_refused_saying_how_they_differ(tmp_path:
         run_meta_training(replace(run, resume=True, refresh=None), ignore, never)
     with pytest.raises(CheckpointError, match="their state is 9 numbers there and 4 in this run"):
         run_meta_training(with_refresh(replace(run, resume=True), state=np.zeros(4, np.float32)), ignore, never)
+
+
+@pytest.mark.parametrize(
+    ("every", "lag", "waits"),
+    [(2, 1, "one for meta-step 5"), (4, 3, "one for meta-step 7"), (5, 2, "none waiting there")],
+)
+def test_a_checkpoint_whose_waiting_refresh_would_be_lost_is_refused(tmp_path: Path, every: int, lag: int, waits: str):
+    run_meta_training(refreshed_plan(tmp_path), ignore, stop_at(tmp_path, 5))
+    resumed = refreshed_plan(tmp_path, resume=True)
+    message = f"meta-step 6, but with refresh_every={every} and refresh_lag={lag} this run has {waits}: give the sett"
+    with pytest.raises(CheckpointError, match=message):
+        run_meta_training(with_refresh(resumed, every=every, lag=lag), ignore, never)
+
+
+def test_every_state_is_adopted_once(tmp_path: Path):
+    adopted: list[bytes] = []
+
+    class Notes(MetaGradient):
+        def adopt(self, state: np.ndarray) -> None:
+            adopted.append(state.tobytes())
+            super().adopt(state)
+
+    whole = refreshed_plan(tmp_path, build=lambda: Notes(StatefulLearner(), FakeSource(), 0))
+    last = run_meta_training(whole, ignore, never)
+    assert last.mode_state is not None
+    assert len(adopted) == len(set(adopted)) == 4 and adopted[-1] == last.mode_state.tobytes()
 
 
 def test_a_group_adopts_and_surveys_as_one_process(tmp_path: Path):

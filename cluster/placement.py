@@ -21,7 +21,7 @@ def bundles(plan: TrainingPlan) -> list[dict[str, float]]:
 
 
 def fits(plan: TrainingPlan, specs: Sequence[Resources]) -> bool:
-    """Whether a placement group with these bundles was made for the run: they are those of its units, no more, no fewer.
+    """Whether a placement group with these bundles was made for the run: they are just those of its units.
 
     Any other surrounds the run by chance, as one does that a job was started in.
     """

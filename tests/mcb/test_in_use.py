@@ -14,6 +14,7 @@ from mcb.modes.clustered import Clustered
 from mcb.modes.codebook import Codebook
 from mcb.modes.in_use import stand_in
 from mcb.objectives import EvidenceRegularized
+from mcb.predictive import GaussianMixture
 
 UNDEFINED = [math.nan, math.inf, -math.inf, 1e300]
 
@@ -24,6 +25,7 @@ def results(learner: ModeConditionalBayesianMAML) -> list[Tensor]:
     noise = learner.noise(0, torch.arange(3))
     prediction = learner(tasks, noise)
     losses = learner.losses(tasks, noise, EvidenceRegularized(0.5))
+    assert isinstance(prediction.predictive, GaussianMixture)
     moments = [prediction.predictive.expectation(), prediction.predictive.quantile(0.9)]
     return [*losses, prediction.responsibilities, *moments, *meta_gradient(losses.loss.sum(), learner)]
 
@@ -81,6 +83,7 @@ def test_predictions_of_no_weight_have_no_part_in_the_mixture(value: float):
     found = learner.predict_tasks(answer, tasks.query_x)
     for y in (tasks.query_y, -tasks.query_y):
         torch.testing.assert_close(found.log_density(y), expected.log_density(y))
+    assert isinstance(found, GaussianMixture) and isinstance(expected, GaussianMixture)
     torch.testing.assert_close(found.expectation(), expected.expectation())
 
 

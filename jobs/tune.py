@@ -134,7 +134,7 @@ def _finish(
     tracking.keep(found.summary)
     console.print(f"the best settings: mcb train --config {shlex.quote(str(found.best))}", soft_wrap=True)
     try:
-        retrained = retrain(console, found, settings, tracking.parent.run_id)
+        retrained = retrain(console, found, best, settings, tracking.parent.run_id)
     except Interrupted:
         raise Interrupted(_farewell(found)) from None
     print_retrained(console, retrained)

@@ -35,7 +35,7 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
     Raises what `watcher.tick` raises, with all trials ended; a trial that fails twice is recorded as failed.
     """
     unfinished = [trial.number for trial in tuning.trials.of_state("running")]
-    num_left = len(unfinished) + tuning.num_trials - len(tuning.trials)
+    num_left = len(unfinished) + max(0, tuning.num_trials - len(tuning.trials))
     if num_left <= 0:
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -51,7 +51,7 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
             scheduler=make_scheduler(tuning),
             num_samples=1 if population else num_left,
             max_concurrent_trials=None if is_pausing else tuning.num_at_once,
-            reuse_actors=True,
+            reuse_actors=False,  # a new trial is lost if the one before it takes seconds to end
             trial_dirname_creator=name_of,
             trial_name_creator=name_of,
         ),

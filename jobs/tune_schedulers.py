@@ -1,5 +1,6 @@
 """Who ends the trials of a search early, or has them exchange parameters."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 from ray import tune
@@ -13,11 +14,10 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from jobs.tune_plan import Tuning
+from jobs.tune_plan import LEARNING_RATE, Tuning
 
 _REDUCTION = 3  # of so many trials, one goes on at each rung
 _NUM_EXCHANGES = 4  # times in a trial that PBT looks whether it is to take over another's parameters
-LEARNING_RATE = "optimizer.learning_rate"  # what PBT changes
 _NOBODY = cast(TuneController, None)  # ASHA does not look at who asks
 
 
@@ -32,12 +32,29 @@ def make_scheduler(tuning: Tuning) -> TrialScheduler:
         case "hyperband":
             return HyperBandScheduler(time, metric, "min", max_t=most, reduction_factor=_REDUCTION)
         case "pbt":
-            rate = tuning.plan.settings.optimizer.learning_rate
-            rates: dict = {"point": {LEARNING_RATE: tune.loguniform(rate / 4, rate * 4)}}
-            every = max(1, most // _NUM_EXCHANGES)
-            return PopulationBasedTraining(time, metric, "min", perturbation_interval=every, hyperparam_mutations=rates)
+            rates = cast(tuple[float, ...], tuning.rates.values)
+            drawn = tune.loguniform(*rates) if tuning.rates.is_range else list(rates)
+            mutations: dict = {"point": {LEARNING_RATE: drawn}}
+            return PopulationBasedTraining(
+                time,
+                metric,
+                "min",
+                perturbation_interval=max(1, most // _NUM_EXCHANGES),
+                hyperparam_mutations=mutations,
+                custom_explore_fn=within(rates),
+            )
         case "none":
             return FIFOScheduler()
+
+
+def within(rates: Sequence[float]) -> Callable[[dict], dict]:
+    """Takes a learning rate that PBT multiplied by 0.8 or 1.2 back into the range that the space asks for."""
+
+    def clip(config: dict) -> dict:
+        rate = min(max(rates), max(min(rates), config["point"][LEARNING_RATE]))
+        return {**config, "point": {**config["point"], LEARNING_RATE: rate}}
+
+    return clip
 
 
 def _replay(scheduler: ASHAScheduler, tuning: Tuning) -> None:

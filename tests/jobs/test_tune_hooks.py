@@ -8,6 +8,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from jobs.build import build_plan
 from jobs.recipes import recipe
+from jobs.space_ends import Question
 from jobs.tune_hooks import Record
 from jobs.tune_plan import Tuning
 from jobs.tune_trial import Curve, TrialPlan
@@ -43,8 +44,11 @@ def test_nothing_is_on_record_as_done_before_the_tracking_store_has_it(tmp_path:
     trials = Trials(tmp_path)
     trials.put(Trial(number=0, point={}))
     settings = recipe("two-modes")
+    rates = Question((), is_range=False)
     run = build_plan(settings, "", "", resume=False)
-    tuning = Tuning(TrialPlan(settings, 30), run, trials, lambda number, before: {}, 1, 1, "none", tmp_path / "ray")
+    tuning = Tuning(
+        TrialPlan(settings, 30), run, trials, lambda number, before: {}, 1, 1, "none", rates, tmp_path / "ray"
+    )
     record, running = Record(tuning, Store()), cast(TuneTrial, Running({"point": {}}))
     result = {"num_steps": 1, "objective": 1.0, "seconds": 1.0, "num_modes": 1, "curve": []}
     with pytest.raises(Killed):

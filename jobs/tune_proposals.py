@@ -77,9 +77,13 @@ class Proposals(NamedTuple):
 def study_of(
     space: Space, trials: Sequence[Trial], second_objective: SecondObjective | None = None
 ) -> optuna.study.Study:
-    """The trials as an Optuna study in memory, to be minimised."""
+    """The trials as an Optuna study in memory, to be minimised.
+
+    Of a trial that was ended early, seconds count as if it had gone on at its pace: it is not the faster for it.
+    """
     directions = [StudyDirection.MINIMIZE] * (1 if second_objective is None else 2)
     study = optuna.create_study(directions=directions, sampler=RandomSampler(0))
+    most = max((trial.last.num_steps for trial in trials if trial.last is not None), default=0)
     for trial in trials:
         study.enqueue_trial(dict(trial.point))
         asked = study.ask()
@@ -87,7 +91,10 @@ def study_of(
         if trial.state == "failed" or (trial.state != "running" and trial.last is None):
             study.tell(asked, state=TrialState.FAIL)
         elif trial.state != "running":
-            study.tell(asked, objectives(trial, second_objective))
+            values = objectives(trial, second_objective)
+            if second_objective == "seconds":
+                values[1] *= most / trial.reports[-1].num_steps
+            study.tell(asked, values)
     return study
 
 

@@ -113,5 +113,8 @@ def test_a_search_is_resumed_as_it_was_set(workplace: Path):
         find_search(TuneOptions(name="known", resume=True, space="codebook"), None, {})
     with pytest.raises(Exception, match=r"settings.train.meta_batch is 180 there, not 7"):
         find_search(TuneOptions(name="known", resume=True), None, {"train.meta_batch": ["7"]})
+    with pytest.raises(Exception, match=r"every 120 of 240 meta-steps, which --num-reports 3 would change"):
+        find_search(TuneOptions(name="known", resume=True, num_reports=3), None, {})
+    assert find_search(TuneOptions(name="known", resume=True, num_reports=2), None, {}).search == newest.search
     with pytest.raises(Exception, match=r"is of recipe 'two-modes', not 'five-modes'"):
         find_search(TuneOptions(name="known", resume=True), recipe("five-modes"), {})

@@ -50,12 +50,10 @@ def test_a_search_ends_with_the_best_settings_trained_again_and_no_actor_left(ra
     words = ["--space=space.yaml", "--searcher=grid", "--num-validation-tasks=30", "--num-reports=2", "--num-seeds=1"]
     assert main(["tune", "two-modes", *SMALL, *words, "--train.num-steps=40", "--name=s", "--json=s.json"]) == 0
     found = json.loads((workplace / "s.json").read_text())
-    by_rate = {
-        rate: [t for t in found["trials"] if t["params"]["optimizer.learning_rate"] == rate] for rate in (1e-3, 999.0)
-    }
-    assert [t["state"] for t in by_rate[999.0]] == ["failed"] * 2
-    assert all("not finite" in t["error"] for t in by_rate[999.0])
-    assert {"finished"} <= {t["state"] for t in by_rate[1e-3]} <= {"finished", "stopped"}
+    wild = [t for t in found["trials"] if t["params"]["optimizer.learning_rate"] == 999.0]
+    assert [t["state"] for t in wild] == ["failed"] and "not finite" in wild[0]["error"]
+    tame = {t["state"] for t in found["trials"] if t not in wild}
+    assert {"finished"} <= tame <= {"finished", "stopped"}
     finished = [t["objective"] for t in found["trials"] if t["state"] == "finished"]
     assert found["best"]["objective"] == min(finished)
     assert [row["seed"] for row in found["retrained"]] == [1]

@@ -52,12 +52,18 @@ class Record(Callback):
     def __init__(self, tuning: Tuning, watcher: Watcher) -> None:
         self._tuning, self._watcher = tuning, watcher
 
+    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: object) -> None:
+        """A trial is about to train, perhaps at a point that PBT has changed: on record before its first meta-step."""
+        before, point = self._trial(trial), dict(trial.config["point"])
+        if point != before.point:
+            self._tuning.trials.put(before.model_copy(update={"point": point}))
+
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: object) -> None:
         """A trial reported, perhaps again what it did before a restart."""
         before = self._trial(trial)
         report = Report(**{name: result[name] for name in Report.model_fields})
         earlier = tuple(one for one in before.reports if one.num_steps < report.num_steps)
-        after = before.model_copy(update={"point": trial.config["point"], "reports": (*earlier, report)})
+        after = before.model_copy(update={"reports": (*earlier, report)})
         known = before.last.num_steps if before.last is not None else 0
         self._watcher.reported(after, [row for row in result["curve"] if row[0] > known])
         self._tuning.trials.put(after)  # last: what is on record here is not told again after a kill

@@ -5,13 +5,10 @@ from typing import NamedTuple, cast
 
 import pytest
 from ray.tune.experiment import Trial as TuneTrial
+from tiny_searches import tiny_tuning
 
-from jobs.build import build_plan
-from jobs.recipes import recipe
-from jobs.space_ends import Question
 from jobs.tune_hooks import Record
-from jobs.tune_plan import Tuning
-from jobs.tune_trial import Curve, TrialPlan
+from jobs.tune_trial import Curve
 from jobs.tune_trials import Trial, Trials
 
 
@@ -33,6 +30,11 @@ class Store:
         """Nothing."""
 
 
+class Silent(Store):
+    def reported(self, trial: Trial, curve: Curve) -> None:
+        """Nothing."""
+
+
 class Running(NamedTuple):
     config: dict
 
@@ -41,14 +43,8 @@ class Running(NamedTuple):
 
 
 def test_nothing_is_on_record_as_done_before_the_tracking_store_has_it(tmp_path: Path):
-    trials = Trials(tmp_path)
-    trials.put(Trial(number=0, point={}))
-    settings = recipe("two-modes")
-    rates = Question((), is_range=False)
-    run = build_plan(settings, "", "", resume=False)
-    tuning = Tuning(
-        TrialPlan(settings, 30), run, trials, lambda number, before: {}, 1, 1, "none", rates, tmp_path / "ray"
-    )
+    tuning = tiny_tuning(tmp_path)
+    tuning.trials.put(Trial(number=0, point={}))
     record, running = Record(tuning, Store()), cast(TuneTrial, Running({"point": {}}))
     result = {"num_steps": 1, "objective": 1.0, "seconds": 1.0, "num_modes": 1, "curve": []}
     with pytest.raises(Killed):
@@ -57,3 +53,17 @@ def test_nothing_is_on_record_as_done_before_the_tracking_store_has_it(tmp_path:
         record.on_trial_complete(0, [], running)
     (kept,) = Trials(tmp_path)
     assert (kept.state, kept.reports) == ("running", ())
+
+
+def test_a_point_that_pbt_changed_is_on_record_before_the_trial_trains_there_and_not_earlier(tmp_path: Path):
+    tuning = tiny_tuning(tmp_path)
+    tuning.trials.put(Trial(number=0, point={"optimizer.learning_rate": 0.001}))
+    record = Record(tuning, Silent())
+    changed = cast(TuneTrial, Running({"number": 5, "point": {"optimizer.learning_rate": 0.002}}))
+    result = {"num_steps": 1, "objective": 1.0, "seconds": 1.0, "num_modes": 1, "curve": []}
+    record.on_trial_result(0, [], changed, result)  # what it reports, it did with the rate that it had
+    (kept,) = Trials(tmp_path)
+    assert (kept.point["optimizer.learning_rate"], len(kept.reports)) == (0.001, 1)
+    record.on_trial_start(0, [], changed)
+    (kept,) = Trials(tmp_path)
+    assert (kept.number, kept.point["optimizer.learning_rate"], len(kept.reports)) == (0, 0.002, 1)

@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.embedded import ray_cluster
+from cluster.errors import UserError
 from cluster.interruption import Interruption, interruption
 from cluster.lock import locked
 from cluster.plan import TrainingPlan
 from cluster.tracking import Status
 from jobs.arguments import TuneOptions
-from jobs.errors import Interrupted, UsageError
+from jobs.errors import Interrupted
 from jobs.overrides import Overrides
 from jobs.report import new_console
 from jobs.runs import write_json
@@ -126,30 +127,37 @@ class _Watcher:
 
 
 def _finish(console: Console, found: FoundSearch, tuning: Tuning, tracking: SearchTracking, copy: Path | None) -> None:
-    """Tables, figures and the best settings; then the best ones again with fresh seeds; all in numbers, twice.
+    """Numbers, tables, figures and the best settings; then these again with fresh seeds, which the numbers gain.
 
-    Raises `UsageError`, with the numbers written, if no trial gave a result.
+    Raises `UserError`, with the numbers written, if no trial gave a result.
     """
     trials, search = tuning.trials, found.search
     tree = {"parent_run_id": tracking.parent.run_id, "name": search.name, **as_tree(trials, search.second_objective)}
+    _write_result(found, tracking, tree, copy)
     best = trials.best
     if best is None:
-        _write_result(found, tracking, tree, copy)
         first = next((trial.error for trial in trials.of_state("failed")), "there is none")
-        raise UsageError(f"no trial of {len(trials)} gave a result; the first error: {first}")
-    print_summary(console, trials, search.second_objective)
-    write_summary(found.summary, trials, search.second_objective)
+        raise UserError(f"no trial of {len(trials)} gave a result; the first error: {first}")
     settings = _best_settings(search.settings, best, tuning.num_at_once)
-    found.best.write_text(to_yaml(settings))
-    tracking.parent.metrics({"best/nll": best.reports[-1].objective}, len(trials))
-    tracking.parent.artifact(found.best, "")
-    tracking.keep(found.summary)
-    console.print(f"the best settings: mcb train --config {shlex.quote(str(found.best))}", soft_wrap=True)
+    _summarise(console, found, trials, best, settings, tracking)
     retrained = retrain(console, found, best, settings, tracking.parent.run_id)
     print_retrained(console, retrained)
     numbers = {f"best/{name}": value for name, value in retrained.items() if isinstance(value, float)}
     tracking.parent.metrics(numbers, len(trials))
     _write_result(found, tracking, {**tree, **retrained}, copy)
+
+
+def _summarise(
+    console: Console, found: FoundSearch, trials: Trials, best: Trial, settings: Settings, tracking: SearchTracking
+) -> None:
+    """Tables, figures and the best settings: on the screen, in the search's folder, and with its tracked run."""
+    print_summary(console, trials, found.search.second_objective)
+    write_summary(found.summary, trials, found.search.second_objective)
+    found.best.write_text(to_yaml(settings))
+    tracking.parent.metrics({"best/nll": best.reports[-1].objective}, len(trials))
+    tracking.parent.artifact(found.best, "")
+    tracking.keep(found.summary)
+    console.print(f"the best settings: mcb train --config {shlex.quote(str(found.best))}", soft_wrap=True)
 
 
 def _best_settings(base: Settings, best: Trial, num_trials_at_once: int) -> Settings:

@@ -4,6 +4,7 @@ import logging
 import random
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -41,7 +42,7 @@ class Proposals(NamedTuple):
         """The point of trial `number`, given those before it."""
         match self.searcher:
             case "grid":
-                return _shuffled_grid(self.space, self.seed)[number]
+                return dict(_shuffled_grid(self.space, self.seed)[number])
             case _ if number == 0:
                 return self.first
             case "random":
@@ -121,6 +122,7 @@ def grid_size(space: Space) -> int:
     return len(_shuffled_grid(space, 0))
 
 
+@lru_cache(maxsize=2)
 def _shuffled_grid(space: Space, seed: int) -> list[Point]:
     """A space's grid in an order of the seed's, so that its beginning is a sample of all of it."""
     points = list(islice(grid(space, _NUM_ON_RANGE), _LARGEST_GRID))

@@ -212,15 +212,19 @@ def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int
         )
 
 
-def require_refresh_fit(checkpoint: Checkpoint, plan: RefreshPlan | None) -> None:
-    """Raise `CheckpointError` if a run that refreshes its state so, or that has none, cannot continue from it."""
-    state = None if plan is None else plan.state
+def require_state_fit(checkpoint: Checkpoint, state: np.ndarray | None) -> None:
+    """Raise `CheckpointError` if a learner whose state is like `state`, or that has none, cannot take its state."""
     its, mine = (0 if vector is None else len(vector) for vector in (checkpoint.mode_state, state))
     if its != mine:
         raise CheckpointError(
             f"the checkpoint of meta-step {checkpoint.version} is of other modes: their state is {its} numbers there "
             f"and {mine} in this run: give the settings it was made with, or another folder"
         )
+
+
+def require_refresh_fit(checkpoint: Checkpoint, plan: RefreshPlan | None) -> None:
+    """Raise `CheckpointError` if a run that refreshes its state so, or that has none, cannot continue from it."""
+    require_state_fit(checkpoint, None if plan is None else plan.state)
     waits = None if checkpoint.pending is None else checkpoint.pending.version
     if plan is not None and waits is not None and waits != (due := plan.waiting_at(checkpoint.version)):
         raise CheckpointError(

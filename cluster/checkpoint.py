@@ -213,7 +213,7 @@ def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int
 
 
 def require_state_fit(checkpoint: Checkpoint, state: np.ndarray | None) -> None:
-    """Raise `CheckpointError` if a learner whose state is like `state`, or that has none, cannot take its state."""
+    """Raise `CheckpointError` if the learner's state is not like `state`, or if it has one and `state` is None."""
     its, mine = (0 if vector is None else len(vector) for vector in (checkpoint.mode_state, state))
     if its != mine:
         raise CheckpointError(

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,11 +135,13 @@ def _foreign_checkpoint(number: int) -> Iterator[Path | None]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """What Tune reads from the environment, for the length of the block."""
+    """What Tune reads from the environment, for the length of the block, without its advice to use actors again."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consider boosting PBT performance", UserWarning)
+            yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -115,7 +115,7 @@ def test_schedulers_that_pause_trials_lead_each_to_its_end(ray_cluster: None, wo
     rates = {"low": 1e-5, "high": 0.1, "log": True}
     (workplace / "space.yaml").write_text(yaml.safe_dump({"settings": {"optimizer.learning_rate": rates}}))
     words = ["--space=space.yaml", "--searcher=random", f"--scheduler={scheduler}", "--num-trials=4", "--num-reports=4"]
-    more = ["--num-validation-tasks=30", "--num-seeds=0", "--train.num-steps=40", "--name=s", "--json=s.json"]
+    more = ["--num-validation-tasks=30", "--num-seeds=0", "--train.num-steps=120", "--name=s", "--json=s.json"]
     assert main(["tune", "two-modes", *TINY, *words, *more]) == 0
     found = json.loads((workplace / "s.json").read_text())
     assert len(found["trials"]) == 4
@@ -129,5 +129,5 @@ def test_schedulers_that_pause_trials_lead_each_to_its_end(ray_cluster: None, wo
         assert settings["optimizer"]["learning_rate"] == pytest.approx(rate)
         assert 1e-5 <= rate <= 0.1
         changed += float(begun_with[trial["run_id"]]["optimizer.learning_rate"]) != pytest.approx(rate)
-        assert trial["num_steps"] == 40 or trial["state"] == "stopped"
+        assert trial["num_steps"] == 120 or trial["state"] == "stopped"
     assert (changed > 0) == (scheduler == "pbt")

@@ -35,7 +35,7 @@ def test_hadolint_has_nothing_to_say(name):
         ("FROM python:3.11.14-slim-bookworm\n", "FROM python\n", "DL3006"),
         ("USER 1000:1000", "USER root", "DL3002"),
         ("pip install --no-deps .", "cd /src; pip install numpy", "DL3013"),
-        ('"$(grep '^torch==' constraints.txt)"', "$(grep '^torch==' constraints.txt)", "SC2046"),
+        ("\"$(grep '^torch==' constraints.txt)\"", "$(grep '^torch==' constraints.txt)", "SC2046"),
         ("WORKDIR /src", "WORKDRI /src", "unexpected"),
     ],
 )

@@ -19,9 +19,9 @@ _END = {";", "|", "&&", "||", ";;", "then", "else", "fi"}
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """The words of every `mcb COMMAND ...` in a shell line, a folded YAML value or a fenced block of a document."""
+    """The words of every `mcb COMMAND ...` in a shell line or script (`-n mcb` is a namespace)."""
     found = []
-    for match in re.finditer(r"(?:^|[\s;])mcb (?=[a-z])", text, flags=re.MULTILINE):
+    for match in re.finditer(r"(?:^|[\s;])(?<!-n )mcb (?=[a-z])", text, flags=re.MULTILINE):
         lexer = shlex.shlex(text[match.end() - 4 :], posix=True, punctuation_chars=";|&")
         lexer.whitespace_split = True
         words: list[str] = []

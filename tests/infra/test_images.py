@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 from schemas import INFRA, ROOT
 
-from jobs.recipes import recipe
-from jobs.train import run_tags
-
 DOCKER = INFRA / "docker"
 IMAGES = ("Dockerfile", "mlflow.Dockerfile")
 
@@ -82,9 +79,3 @@ def test_the_list_of_requirements_is_the_projects():
 @pytest.mark.parametrize("package", ["torch", "ray", "mlflow", "psycopg2-binary", "boto3", "s3fs"])
 def test_what_the_images_install_by_name_is_constrained(package):
     assert re.search(rf"^{package}==\S+$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
-
-
-def test_a_run_needs_no_git_which_the_image_does_not_have(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    tags = run_tags(recipe("two-modes"), tmp_path)
-    assert tags["recipe"] == "two-modes" and "mlflow.source.git.commit" not in tags

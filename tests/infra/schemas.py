@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 CRDS = ROOT.parent / "shared" / "schemas"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Refused(Exception):
@@ -25,7 +26,7 @@ def crd(kind: str) -> jsonschema.Draft202012Validator:
     path = CRDS / f"ray.io_{kind.lower()}s.yaml"
     if not path.exists():
         pytest.skip(f"KubeRay's CRD is not at {path}")
-    definition = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    definition = yaml.load(path.read_text(), LOADER)
     (version,) = (version for version in definition["spec"]["versions"] if version["name"] == "v1")
     return jsonschema.Draft202012Validator(closed(version["schema"]["openAPIV3Schema"]))
 

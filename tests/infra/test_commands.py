@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rendering import rendered
 from schemas import INFRA
 
 from cluster.errors import UserError
@@ -46,7 +47,7 @@ def entrypoints(objects: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
 
 
 @pytest.mark.parametrize("folder", ["jobs/dev", "jobs/gpu"])
-def test_entrypoints_of_jobs_are_understood_and_can_be_started_again(rendered, folder):
+def test_entrypoints_of_jobs_are_understood_and_can_be_started_again(folder):
     found = entrypoints(rendered(folder))
     (train,) = found["train"]
     options = understood(train)
@@ -58,7 +59,7 @@ def test_entrypoints_of_jobs_are_understood_and_can_be_started_again(rendered, f
 
 
 @pytest.mark.parametrize("folder", ["jobs/dev", "jobs/gpu"])
-def test_a_jobs_workers_fit_into_its_cluster(rendered, folder):
+def test_a_jobs_workers_fit_into_its_cluster(folder):
     """The CPUs that a run asks for beside those that the largest cluster of the job has."""
     for job in rendered(folder):
         (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+from rendering import rendered
 from schemas import Refused, manifests, pod_specs, validate
 
 PLATFORMS = ("overlays/dev", "overlays/gpu")
@@ -21,7 +22,7 @@ def test_every_file_is_valid_as_it_stands(name):
 
 
 @pytest.mark.parametrize("folder", ["base", *PLATFORMS, *JOBS, "monitoring"])
-def test_every_rendered_object_is_valid_and_lies_in_the_namespace(rendered, folder):
+def test_every_rendered_object_is_valid_and_lies_in_the_namespace(folder):
     for item in rendered(folder):
         validate(item)
         assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "mcb"
@@ -63,7 +64,7 @@ def test_a_missing_required_field_is_refused():
 
 
 @pytest.mark.parametrize("folder", [*PLATFORMS, *JOBS])
-def test_every_container_is_unprivileged_and_has_requests_and_limits(rendered, folder):
+def test_every_container_is_unprivileged_and_has_requests_and_limits(folder):
     """What the namespace's pod security level, restricted, asks for."""
     specs = [spec for item in rendered(folder) for spec in pod_specs(item)]
     assert len(specs) > 3
@@ -80,7 +81,7 @@ def test_every_container_is_unprivileged_and_has_requests_and_limits(rendered, f
 
 
 @pytest.mark.parametrize("folder", PLATFORMS)
-def test_nothing_is_reachable_from_outside(rendered, folder):
+def test_nothing_is_reachable_from_outside(folder):
     objects = rendered(folder)
     assert not of_kind(objects, "Ingress")
     assert {item["spec"].get("type", "ClusterIP") for item in of_kind(objects, "Service")} == {"ClusterIP"}
@@ -90,7 +91,7 @@ def test_nothing_is_reachable_from_outside(rendered, folder):
 
 
 @pytest.mark.parametrize("folder", PLATFORMS)
-def test_every_server_of_the_platform_has_a_policy_that_names_its_port(rendered, folder):
+def test_every_server_of_the_platform_has_a_policy_that_names_its_port(folder):
     objects = rendered(folder)
     policies = of_kind(objects, "NetworkPolicy")
     for service in of_kind(objects, "Service"):
@@ -105,7 +106,7 @@ def clusters(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("folder", [*PLATFORMS, *JOBS])
-def test_clusters_ask_for_a_token_and_scale_by_demand(rendered, folder):
+def test_clusters_ask_for_a_token_and_scale_by_demand(folder):
     """With what the operator refuses at run time, which no schema says: pods that restart under autoscaler v2."""
     for cluster in clusters(rendered(folder)):
         assert cluster["authOptions"] == {"mode": "token", "secretName": "ray-token"}
@@ -118,7 +119,7 @@ def test_clusters_ask_for_a_token_and_scale_by_demand(rendered, folder):
 
 
 @pytest.mark.parametrize("folder", PLATFORMS)
-def test_the_standing_cluster_outlives_its_head(rendered, folder):
+def test_the_standing_cluster_outlives_its_head(folder):
     (cluster,) = clusters(rendered(folder))
     fault_tolerance = cluster["gcsFaultToleranceOptions"]
     assert fault_tolerance["backend"] == "redis" and fault_tolerance["redisAddress"] == "redis:6379"
@@ -126,7 +127,7 @@ def test_the_standing_cluster_outlives_its_head(rendered, folder):
 
 
 @pytest.mark.parametrize(("folder", "platform"), list(zip(JOBS, PLATFORMS, strict=True)))
-def test_jobs_retry_clean_up_and_bring_the_clusters_spec(rendered, folder, platform):
+def test_jobs_retry_clean_up_and_bring_the_clusters_spec(folder, platform):
     (standing,) = clusters(rendered(platform))
     jobs = {item["metadata"]["name"]: item["spec"] for item in rendered(folder)}
     assert set(jobs) == {"train", "tune"}
@@ -142,7 +143,7 @@ def test_jobs_retry_clean_up_and_bring_the_clusters_spec(rendered, folder, platf
     assert jobs["tune"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplicas"] > 0
 
 
-def test_the_gpu_overlay_asks_for_gpus_and_for_the_image_that_can_use_them(rendered):
+def test_the_gpu_overlay_asks_for_gpus_and_for_the_image_that_can_use_them():
     for cluster in clusters(rendered("overlays/gpu") + rendered("jobs/gpu")):
         (group,) = cluster["workerGroupSpecs"]
         (container,) = group["template"]["spec"]["containers"]
@@ -150,7 +151,7 @@ def test_the_gpu_overlay_asks_for_gpus_and_for_the_image_that_can_use_them(rende
         assert container["image"].endswith("-cuda")
 
 
-def test_monitors_select_pods_and_a_port_that_the_clusters_have(rendered):
+def test_monitors_select_pods_and_a_port_that_the_clusters_have():
     (cluster,) = clusters(rendered("base"))
     pods = {"head": cluster["headGroupSpec"], "worker": cluster["workerGroupSpecs"][0]}
     for monitor in rendered("monitoring"):

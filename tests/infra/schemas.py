@@ -1,6 +1,7 @@
 """Strict validation of manifests: against KubeRay's own CRDs, and core objects against Kubernetes' schemas."""
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ def with_defaults(schema: Any, value: Any) -> Any:
 
 def validate(manifest: dict[str, Any]) -> None:
     """Raise `Refused` for a manifest that does not fit the schema of its kind, or whose kind has none."""
+    _accepted(json.dumps(manifest, sort_keys=True))
+
+
+@functools.cache
+def _accepted(text: str) -> None:
+    """Overlays leave most objects as they are: each is validated once."""
+    manifest = json.loads(text)
     match manifest["apiVersion"].partition("/")[0]:
         case "ray.io":
             validator = crd(manifest["kind"])

@@ -174,10 +174,11 @@ def run_tags(settings: Settings, folder: Path) -> dict[str, str]:
     for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
         with suppress(PackageNotFoundError):  # the source tree may be used without being installed
             tags[name] = version(name)
-    asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return tags | ({"mlflow.source.git.commit": asked.stdout.strip()} if asked.returncode == 0 else {})
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, as in a container, or no checkout
+        asked = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        tags["mlflow.source.git.commit"] = done.stdout.strip()
+    return tags
 
 
 def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:

@@ -1,0 +1,18 @@
+"""What a tracked run says of its code and its machine."""
+
+import re
+
+from jobs.recipes import recipe
+from jobs.train import run_tags
+
+
+def test_tags_name_the_recipe_and_the_versions(tmp_path):
+    tags = run_tags(recipe("two-modes"), tmp_path)
+    assert tags["recipe"] == "two-modes" and tags["run_folder"] == str(tmp_path)
+    assert re.match(r"\d+\.\d+", tags["torch"])
+
+
+def test_a_run_needs_no_git(monkeypatch, tmp_path):
+    """A container's image has none."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "mlflow.source.git.commit" not in run_tags(recipe("two-modes"), tmp_path)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 from cluster.errors import UserError
+from cluster.secrets import without_password
 from jobs.errors import Interrupted, UsageError, nearest
 
 _COMMANDS = {
@@ -81,7 +82,7 @@ def _command(words: list[str]) -> int:
 
 def _sentence(error: Exception) -> str:
     """What is said of an error without its traceback."""
-    text = " ".join(str(error).split())
+    text = without_password(" ".join(str(error).split()))
     if isinstance(error, (UserError, ValueError)):
         return text
     if isinstance(error, OSError):

@@ -17,9 +17,10 @@ from rich.console import Console
 from cluster.checkpoint import load
 from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+from cluster.secrets import without_password
 from cluster.storage import local_copy
 from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
-from cluster.tracking_store import TrackingError, without_password
+from cluster.tracking_store import TrackingError
 from cluster.training import run_meta_training
 from jobs.arguments import TrainOptions
 from jobs.bayes import bayes_limit
@@ -137,7 +138,8 @@ def _tracked(job: Job, optional: bool, parent_run_id: str | None) -> Iterator[tu
 def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker, str]:
     """The tracker, and the id of the run: the one of before where a run is resumed in the same store."""
     before = job.folder.read_identity()
-    known = before.get("run_id") if before.get("tracking_uri") == job.tracking_uri else None
+    is_same_store = before.get("tracking_uri") == without_password(job.tracking_uri)
+    known = before.get("run_id") if is_same_store else None
     params = flatten(job.settings.model_dump(mode="json"))
     name = f"{job.settings.recipe}/{job.folder.path.name}"
     tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id)
@@ -155,7 +157,8 @@ def _begin(job: Job, run_id: str) -> None:
     """Make the run's folder and write what identifies the run."""
     job.folder.path.mkdir(parents=True, exist_ok=True)
     job.folder.settings.write_text(to_yaml(job.settings))
-    write_json(job.folder.identity, {"run_id": run_id, "tracking_uri": job.tracking_uri, "recipe": job.settings.recipe})
+    store = without_password(job.tracking_uri)
+    write_json(job.folder.identity, {"run_id": run_id, "tracking_uri": store, "recipe": job.settings.recipe})
 
 
 def nested_in(parent_run_id: str | None) -> dict[str, str]:

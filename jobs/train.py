@@ -1,6 +1,7 @@
 """`mcb train`: meta-train a recipe, track it, evaluate it; or continue a run exactly where it stopped."""
 
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -177,6 +178,8 @@ def run_tags(settings: Settings, folder: Path) -> dict[str, str]:
     for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
         with suppress(PackageNotFoundError):  # the source tree may be used without being installed
             tags[name] = version(name)
+    if job := os.environ.get("MCB_JOB"):  # as `mcb submit` named it
+        tags["ray_job"] = job
     asked = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

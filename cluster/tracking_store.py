@@ -97,6 +97,14 @@ def experiment_id(client: "MlflowClient", uri: str) -> str:
     return client.create_experiment(EXPERIMENT, artifact_location=location)
 
 
+def find_run_id(client: "MlflowClient", uri: str, tag: str, value: str) -> str | None:
+    """The newest run that has a tag; None if there is none."""
+    quote = '"' if "'" in value else "'"
+    where = f"tags.`{tag}` = {quote}{value}{quote}"
+    found = client.search_runs([experiment_id(client, uri)], where, max_results=1, order_by=["start_time DESC"])
+    return found[0].info.run_id if found else None
+
+
 def first_sentence(error: Exception) -> str:
     """The beginning of an error's text, which in MLflow may fill a page and quote URIs."""
     return without_password(str(error).strip().partition("\n")[0].partition(". ")[0])

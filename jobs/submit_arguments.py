@@ -5,12 +5,12 @@ from typing import Annotated
 
 import tyro
 
-from jobs.arguments import EvaluateOptions, TrainOptions, TuneOptions
+from jobs.arguments import EvaluateOptions, File, Folder, TrainOptions, TuneOptions
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What submitting needs beside the command that runs on the cluster."""
+    """What submitting needs beside the command that runs on the cluster, and what means something else there."""
 
     address: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
     """Dashboard of the Ray cluster, http://HOST:8265; RAY_API_SERVER_ADDRESS by default."""
@@ -30,6 +30,13 @@ class Submission:
     """Memory that the driver reserves, in units of 1e9 bytes."""
     any_version: bool = False
     """Submit to a cluster of another Ray or Python version."""
+    out: Folder = None
+    """Folder of the run on the cluster, in place of --storage and --name."""
+    tracking_uri: Annotated[str | None, tyro.conf.arg(metavar="URI")] = None
+    """MLflow tracking store as the cluster reaches it; the cluster's variable MLFLOW_TRACKING_URI by default."""
+    json: tyro.conf.Suppress[File] = None
+    resume: tyro.conf.Suppress[bool] = False
+    auto_resume: tyro.conf.Suppress[bool] = False
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,17 @@ class SubmitTrainOptions(Submission, TrainOptions):
 class SubmitTuneOptions(Submission, TuneOptions):
     """Run mcb tune as a job of a Ray cluster. The same --name again continues the search."""
 
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the search below --storage; RECIPE-SPACE-TIME by default."""
+
 
 @dataclass(frozen=True)
 class SubmitEvaluateOptions(Submission, EvaluateOptions):
     """Run mcb evaluate as a job of a Ray cluster: RUN is a folder of the cluster's, a URL, or an MLflow id."""
+
+    out: Folder = None
+    """Write result.json and the figures here, on the cluster."""
+    storage: tyro.conf.Suppress[str | None] = None
 
 
 @dataclass(frozen=True)

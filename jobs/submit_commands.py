@@ -39,6 +39,7 @@ def submit(words: Sequence[str]) -> int:
     if action is None:
         return 0
     name, rest = action
+    _require_none_of_the_jobs(rest)
     here = Path.cwd()
     if name == "evaluate":
         options, overrides = parse_with_settings(SubmitEvaluateOptions, "submit evaluate", rest)
@@ -72,6 +73,15 @@ def jobs(words: Sequence[str]) -> int:
         case JobLogsOptions():
             return ray_jobs.show_logs(options)
     return ray_jobs.show_status(options) if name == "status" else ray_jobs.stop_job(options)
+
+
+def _require_none_of_the_jobs(words: Sequence[str]) -> None:
+    """Raise `UsageError` for options of mcb train and mcb tune that a job does without."""
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    if given & {"--resume", "--auto-resume"}:
+        raise UsageError("a job continues its run by itself: submit it again with the same --name, without --resume")
+    if "--json" in given:
+        raise UsageError("--json is a file of this machine: the figures are in result.json in the run's place")
 
 
 def _settings(options: SubmitTrainOptions | SubmitTuneOptions, overrides: Overrides) -> Settings:

@@ -140,8 +140,6 @@ def _request(
 
 
 def _require_sendable(options: SubmitTrainOptions | SubmitTuneOptions | SubmitEvaluateOptions) -> None:
-    if options.json is not None:
-        raise UsageError("--json would be written on the cluster: result.json in the run's place holds the same")
     for name in options.credentials:
         if not is_variable_name(name):
             raise UsageError("--credentials takes names of environment variables alone: letters, digits and _")

@@ -39,6 +39,7 @@ from jobs.settings import Settings
 from jobs.settings_file import flatten, to_yaml
 from jobs.step_log import StepLog, read_steps
 
+_CHECKPOINTS = "checkpoints"  # the tag that a run is found by where its folder was lost
 _logger = logging.getLogger(__name__)
 
 
@@ -143,9 +144,9 @@ def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker,
     known = before.get("run_id") if is_same_store else None
     params = flatten(job.settings.model_dump(mode="json"))
     name = f"{job.settings.recipe}/{job.folder.path.name}"
-    tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id)
+    tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id) | {_CHECKPOINTS: job.checkpoints}
     try:
-        tracker = open_tracker(job.tracking_uri, name, params, tags, known)
+        tracker = open_tracker(job.tracking_uri, name, params, tags, known, _CHECKPOINTS if job.resume else None)
     except TrackingError as error:
         if not optional:
             raise

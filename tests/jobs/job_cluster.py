@@ -60,13 +60,16 @@ class JobCluster:
         return f"http://127.0.0.1:{self._dashboard}"
 
     def add_node(self) -> int:
-        """Two more CPUs on a node of their own; nobody waits for it. Returns what `kill_node` takes."""
+        """Two more CPUs as if on another machine; nobody waits for it. Returns what `kill_node` takes."""
+        number = len(self._nodes)
+        apart = (f"--node-ip-address=127.0.0.{number + 1}", f"--temp-dir={self.folder / f'node{number}'}")
         ports = zip(
             ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port"),
             free_ports(3),
             strict=True,
         )
-        return self._start(f"--address=127.0.0.1:{self._gcs}", *(f"--{name}={port}" for name, port in ports))
+        here = f"--address=127.0.0.1:{self._gcs}"
+        return self._start(here, *apart, *(f"--{name}={port}" for name, port in ports))
 
     def kill_node(self, number: int) -> None:
         """All processes of a node at once, as when its machine goes."""

@@ -69,7 +69,8 @@ class JobClient:
 
     def state(self, job: str) -> JobState:
         """Where a job stands; raises `UserError` if there is none of that name."""
-        return state_of(self.details(job))
+        details = self.details(job)
+        return JobState(str(details.status.value), details.driver_exit_code, details.message or "")
 
     def stop(self, job: str) -> bool:
         """Ask a job to end; whether it was running. Raises `UserError` if there is none of that name."""
@@ -98,11 +99,6 @@ class JobClient:
                 raise UserError(f"{self.url} knows no job {job}: mcb jobs list shows those that there are") from error
             reason = str(error).strip().splitlines()[-1]  # the server sends its traceback
             raise ClusterError(f"the cluster at {self.url} refuses the request: {reason}") from error
-
-
-def state_of(details: JobDetails) -> JobState:
-    """The part of Ray's answer that says how a job stands."""
-    return JobState(str(details.status.value), details.driver_exit_code, details.message or "")
 
 
 def archive_file(folder: Path, content: bytes) -> Path:

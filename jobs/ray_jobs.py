@@ -5,19 +5,22 @@ import shlex
 import sys
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import ClusterError
 from jobs.errors import Interrupted
-from jobs.job_exit import LOST, exit_code, in_words
+from jobs.job_exit import LOST, JobState, exit_code, in_words
 from jobs.job_logs import LostJob, follow
 from jobs.ray_dashboard import dashboard_url, find_dashboard
-from jobs.ray_job_client import JobClient, state_of
 from jobs.report import new_console
 from jobs.submit_arguments import JobLogsOptions, JobOptions, JobsListOptions
 from jobs.submit_plan import RUN_KEY
+
+if TYPE_CHECKING:
+    from jobs.ray_job_client import JobClient
 
 _STOP_S = 90.0  # the job has 60 to save what it did
 
@@ -27,7 +30,7 @@ def list_jobs(options: JobsListOptions) -> int:
     client = _client(options.address)
     table = Table("job", "state", "code", "begun", "took", "run", box=None, pad_edge=False)
     for job in client.all():
-        state = state_of(job)
+        state = JobState(str(job.status.value), job.driver_exit_code)
         begun = (job.start_time or 0) / 1000
         took = ((job.end_time or 1000 * time.time()) / 1000) - begun
         table.add_row(
@@ -77,7 +80,7 @@ def stop_job(options: JobOptions) -> int:
     return 0
 
 
-def follow_job(console: Console, client: JobClient, job: str) -> int:
+def follow_job(console: Console, client: "JobClient", job: str) -> int:
     """Stream a job's log and return the exit code that says how it ended; raises `Interrupted` after Ctrl-C."""
     try:
         state = follow(client, job, lambda text: _write(console, text))
@@ -94,8 +97,11 @@ def follow_job(console: Console, client: JobClient, job: str) -> int:
     return exit_code(state)
 
 
-def _client(address: str | None) -> JobClient:
-    return JobClient(find_dashboard(dashboard_url(address, os.environ)))
+def _client(address: str | None) -> "JobClient":
+    found = find_dashboard(dashboard_url(address, os.environ))
+    from jobs.ray_job_client import JobClient  # a second to import
+
+    return JobClient(found)
 
 
 def _write(console: Console, text: str) -> None:

@@ -24,6 +24,7 @@ from jobs.cli import main
 
 _ROOT = Path(__file__).parents[2]
 _NUM_STEPS = 300
+_UNCOMPILED = ("--inference.kind=gradient", "--inference.num-steps=1", "--inference.num-particles=2")  # no numba
 
 
 class Scene(NamedTuple):
@@ -119,12 +120,14 @@ def test_jobs_of_a_cluster_survive_a_node_and_are_tracked_and_keep_secrets(scene
 
 
 def _training() -> tuple[str, ...]:
-    return (*TINY, f"--train.num-steps={_NUM_STEPS}", "--train.checkpoint-every=50", "--cluster.num-workers=3")
+    schedule = (f"--train.num-steps={_NUM_STEPS}", "--train.checkpoint-every=50", "--train.num-shards=3")
+    return (*TINY, *_UNCOMPILED, *schedule, "--cluster.num-workers=3")
 
 
 def _search() -> tuple[str, ...]:
     options = ("--num-trials", "4", "--scheduler", "none", "--num-reports", "1", "--num-seeds", "0")
-    return (*TINY, *options, "--num-validation-tasks", "20", "--credentials", "AWS_SECRET_ACCESS_KEY")
+    needs = ("--credentials", "AWS_SECRET_ACCESS_KEY")
+    return (*TINY, *_UNCOMPILED, *options, "--num-validation-tasks", "20", *needs)
 
 
 def _tracking_server(folder: Path, port: int) -> subprocess.Popen[bytes]:

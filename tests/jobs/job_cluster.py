@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-_START_S = 120
+_START_S = 600  # for every node, on however busy a machine
 _SECONDS = {  # node death is seen after a second, not after fifteen
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
@@ -49,6 +48,7 @@ class JobCluster:
         )
         options = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
         self._nodes: list[subprocess.Popen[bytes]] = []
+        self._deadline = time.monotonic() + _START_S
         self._start(
             *("--head", "--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}", *options),
             f"--system-config={json.dumps(_SECONDS)}",
@@ -61,6 +61,9 @@ class JobCluster:
 
     def add_node(self) -> int:
         """Two more CPUs as if on another machine; nobody waits for it. Returns what `kill_node` takes."""
+        while not _listens(self._gcs):
+            self._require_alive()
+            time.sleep(0.1)
         number = len(self._nodes)
         apart = (f"--node-ip-address=127.0.0.{number + 1}", f"--temp-dir={self.folder / f'node{number}'}")
         ports = zip(
@@ -77,10 +80,8 @@ class JobCluster:
 
     def wait(self, num_nodes: int) -> None:
         """Until the dashboard takes jobs and has `num_nodes` nodes alive."""
-        deadline = time.monotonic() + _START_S
         while self._num_alive() < num_nodes:
-            if any(node.poll() is not None for node in self._nodes) or time.monotonic() > deadline:
-                raise RuntimeError("the cluster did not start:\n" + (self.folder / "start.log").read_text())
+            self._require_alive()
             time.sleep(0.2)
 
     def close(self) -> None:
@@ -88,14 +89,12 @@ class JobCluster:
         for node in reversed(self._nodes):
             _kill(node)
 
-    def processes(self) -> Iterator[psutil.Process]:
-        """Those of all nodes that are alive."""
-        for node in self._nodes:
-            if node.poll() is None:
-                yield from _family(node)
+    def _require_alive(self) -> None:
+        if any(node.poll() is not None for node in self._nodes) or time.monotonic() > self._deadline:
+            raise RuntimeError("the cluster did not start:\n" + (self.folder / "start.log").read_text())
 
     def _start(self, *options: str) -> int:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--include-log-monitor=false"]
         with (self.folder / "start.log").open("ab") as log:
             node = subprocess.Popen(
                 [*command, "--num-cpus=2", "--object-store-memory=100000000", *options],
@@ -137,6 +136,14 @@ def free_ports(number: int) -> list[int]:
     for place in sockets:
         place.close()
     return ports
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

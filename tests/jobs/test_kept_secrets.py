@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from jobs.arguments import TrainOptions, TuneOptions
-from jobs.cli import main
 from jobs.errors import UsageError
 from jobs.job import find_job
 from jobs.recipes import recipe
@@ -31,12 +30,16 @@ def test_a_runs_folder_and_its_last_words_hold_no_password(workplace):
     assert _SECRET not in _files(workplace / "run") + ui_command(job.tracking_uri)
 
 
-def test_a_run_whose_password_was_not_kept_asks_for_it_again(train, workplace, capsys):
-    train("--out=run", "--train.num-steps=2")
-    identity = workplace / "run" / "run.json"
-    identity.write_text(json.dumps({"run_id": "1", "tracking_uri": "postgresql://mcb:***@db/mlflow"}))
-    assert main(["train", "two-modes", "--resume", "--out=run"]) == 2
-    assert "and its password is not kept: give --tracking-uri again" in capsys.readouterr().err
+def test_a_run_whose_password_was_not_kept_asks_for_it_again(workplace):
+    job = find_job(TrainOptions(out=Path("run"), tracking_uri=_URI), recipe("two-modes"), {})
+    _begin(job, "1")
+    checkpoint = Path(job.checkpoints) / "checkpoint-00000002.mcb"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    with pytest.raises(UsageError, match="and its password is not kept: give --tracking-uri again"):
+        find_job(TrainOptions(out=Path("run"), resume=True), None, {})
+    again = find_job(TrainOptions(out=Path("run"), resume=True, tracking_uri=_URI), None, {})
+    assert again.resume and again.tracking_uri == _URI
 
 
 def test_a_searchs_folder_and_tracked_parameters_hold_no_password_and_it_is_asked_for_again(workplace):

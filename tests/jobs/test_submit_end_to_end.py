@@ -11,12 +11,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
 from job_cluster import JobCluster, free_ports, job_cluster
+from mlflow.entities import Run
 from tiny_runs import TINY
 
 from cluster.tracking_store import experiment_id, open_store
@@ -34,6 +36,16 @@ class Scene(NamedTuple):
     tracking: str
     storage: Path
     secrets: dict[str, str]
+    command_lines: set[str]
+
+    def require_hidden(self, written: str) -> None:
+        """None of the secrets is in what a command wrote, in any command line, or in a file but the token's own."""
+        for name, secret in self.secrets.items():
+            assert secret not in written, f"{name} was written"
+            assert not [line for line in set(self.command_lines) if secret in line], f"{name} is in a command line"
+            files = (path for path in self.cluster.folder.rglob("*") if path.is_file() and not path.is_symlink())
+            holding = {path for path in files if secret.encode() in path.read_bytes()}
+            assert holding <= {self.cluster.token_file}, name
 
     def mcb(self, *words: str) -> subprocess.Popen[str]:
         """The command of a user of this cluster, who knows its token and none of its other secrets."""
@@ -69,59 +81,74 @@ def scene(migrated_store: Path) -> Iterator[Scene]:
     }
     server = _tracking_server(folder, port)
     try:
-        with job_cluster(folder, environment) as cluster:
-            cluster.wait(num_nodes=1)
+        with job_cluster(folder, environment) as cluster, _command_lines() as seen:
             cluster.add_node()
             cluster.wait(num_nodes=2)
             _wait_for_tracking(server, port)
-            yield Scene(cluster, f"http://127.0.0.1:{port}", storage, {**hidden, "token": cluster.token})
+            yield Scene(cluster, f"http://127.0.0.1:{port}", storage, {**hidden, "token": cluster.token}, seen)
     finally:
         server.terminate()
         server.wait()
         shutil.rmtree(folder)
 
 
-def test_jobs_of_a_cluster_survive_a_node_and_are_tracked_and_keep_secrets(scene, workplace, capsys):
-    with _command_lines() as seen:
-        train = scene.mcb("submit", "train", "two-modes", *_training(), "--name", "survivor", "--follow")
-        num_before = _wait_for_steps(scene.storage / "survivor" / "metrics.jsonl", 20)
-        scene.cluster.kill_node(1)
-        written, _ = train.communicate()
-        assert num_before < _NUM_STEPS
-        assert train.returncode == 0, written
-        search = scene.mcb("submit", "tune", "two-modes", *_search(), "--name", "search", "--follow")
-        searched, _ = search.communicate()
-        assert search.returncode == 0, searched
-        listed, _ = scene.mcb("jobs", "list").communicate()
-
-    assert "job survivor-" in written and "succeeded" in written
+def test_a_job_outlives_a_node_with_the_same_bits_and_is_tracked_and_nobody_sees_a_secret(scene, workplace):
+    train = scene.mcb("submit", "train", "two-modes", *_training(), "--name", "survivor", "--follow")
+    num_before = _wait_for_steps(scene.storage / "survivor" / "metrics.jsonl", 20, train)
+    scene.cluster.kill_node(1)
+    written, _ = train.communicate()
+    assert num_before < _NUM_STEPS
+    assert train.returncode == 0, written
+    assert "job survivor-" in written and written.endswith("succeeded\n")
     assert f"step {_NUM_STEPS}/{_NUM_STEPS}" in written
-    assert listed.count("succeeded") == 2
-    assert main(["train", "two-modes", *_training(), "--cluster.num-workers=0", "--json", "alone.json"]) == 0
-    alone = json.loads(Path("alone.json").read_text())
     result = json.loads((scene.storage / "survivor" / "result.json").read_text())
-    assert result["params_sha256"] == alone["params_sha256"]
+    assert main(["train", "two-modes", *_training(), "--cluster.num-workers=0", "--json", "alone.json"]) == 0
+    assert result["params_sha256"] == json.loads(Path("alone.json").read_text())["params_sha256"]
+    [run] = _runs(scene, "ray_job", "survivor-")
+    assert run.info.run_id == result["run_id"] and run.info.status == "FINISHED"
+    scene.require_hidden(written)
 
-    client = open_store(scene.tracking)
-    runs = client.search_runs([experiment_id(client, scene.tracking)])
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    [parent] = [run for run in runs if run.data.tags.get("kind") == "search"]
-    [trained] = [run for run in runs if run.data.tags.get("ray_job", "").startswith("survivor-")]
-    assert trained.info.run_id == result["run_id"]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+@pytest.mark.slow
+def test_a_search_is_a_job_with_a_nested_run_for_each_trial_and_nobody_sees_a_secret(scene):
+    search = scene.mcb("submit", "tune", "two-modes", *_search(), "--name", "search", "--follow")
+    written, _ = search.communicate()
+    assert search.returncode == 0, written
+    [parent] = _runs(scene, "kind", "search")
+    children = _runs(scene, "mlflow.parentRunId", parent.info.run_id)
     assert len(children) == 4
-    assert len(runs) == 6
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    scene.require_hidden(written)
 
-    shown = {"output": written + searched + listed, "command lines": "\n".join(seen)}
-    for name, secret in scene.secrets.items():
-        for place, text in shown.items():
-            assert secret not in text, f"{name} in {place}"
-        assert _files_with(secret, scene.cluster.folder) <= {scene.cluster.token_file}, name
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_saves_and_the_same_command_goes_on_to_the_same_bits(scene, workplace):
+    long = (*_training(), "--cluster.num-workers=2", "--train.num-steps=3000", "--optimizer.schedule=constant")
+    place = scene.storage / "stopped"
+    first = scene.mcb("submit", "train", "two-modes", *long, "--name", "stopped", "--follow")
+    _wait_for_steps(place / "metrics.jsonl", 20, first)
+    again, _ = scene.mcb("submit", "train", "two-modes", *long, "--name", "stopped").communicate()
+    assert f"is at {place} already" in again
+    listed, _ = scene.mcb("jobs", "list").communicate()
+    [job] = [word for word in listed.split() if word.startswith("stopped-")]
+    scene.mcb("jobs", "stop", job).communicate()
+    written, _ = first.communicate()
+    assert first.returncode == 130 and "saved in" in written
+    status = scene.mcb("jobs", "status", job)
+    assert "was stopped" in status.communicate()[0] and status.returncode == 130
+    done = len((place / "metrics.jsonl").read_text().splitlines())
+    short = (*long, f"--train.num-steps={done + 50}")
+    second = scene.mcb("submit", "train", "two-modes", *short, "--name", "stopped", "--follow")
+    resumed, _ = second.communicate()
+    assert second.returncode == 0, resumed
+    assert main(["train", "two-modes", *short, "--cluster.num-workers=0", "--json", "alone.json"]) == 0
+    alone, result = (json.loads(path.read_text()) for path in (Path("alone.json"), place / "result.json"))
+    assert result["params_sha256"] == alone["params_sha256"]
 
 
 def _training() -> tuple[str, ...]:
     schedule = (f"--train.num-steps={_NUM_STEPS}", "--train.checkpoint-every=50", "--train.num-shards=3")
-    return (*TINY, *_UNCOMPILED, *schedule, "--cluster.num-workers=3")
+    return (*TINY, *_UNCOMPILED, *schedule, "--cluster.num-workers=3", "--cluster.start-timeout-s=120")
 
 
 def _search() -> tuple[str, ...]:
@@ -153,38 +180,38 @@ def _wait_for_tracking(server: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError("the tracking server did not start")
 
 
-def _wait_for_steps(path: Path, number: int) -> int:
-    """Wait until a run has done meta-steps; how many it has done."""
-    for _ in range(1200):
+def _wait_for_steps(path: Path, number: int, job: subprocess.Popen[str]) -> int:
+    """Wait until a job that is followed has done meta-steps; how many it has done."""
+    while job.poll() is None:
         done = len(path.read_text().splitlines()) if path.exists() else 0
         if done >= number:
             return done
-        time.sleep(0.1)
-    raise RuntimeError(f"{path} shows no {number} meta-steps")
+        time.sleep(0.05)
+    raise RuntimeError(f"the job ended before: {job.communicate()[0]}")
 
 
-def _files_with(secret: str, folder: Path) -> set[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {path for path in files if secret.encode() in path.read_bytes()}
+def _runs(scene: Scene, tag: str, value: str) -> list[Run]:
+    """The tracked runs whose tag begins with a value."""
+    client = open_store(scene.tracking)
+    runs = client.search_runs([experiment_id(client, scene.tracking)])
+    return [run for run in runs if run.data.tags.get(tag, "").startswith(value)]
 
 
-class _command_lines:
-    """All command lines of this machine that were seen inside the block."""
+@contextmanager
+def _command_lines() -> Iterator[set[str]]:
+    """All command lines of this machine that are seen inside the block."""
+    seen, over = set[str](), threading.Event()
 
-    def __enter__(self) -> set[str]:
-        self._seen, self._over = set[str](), threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self._seen
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.5):
+    def look() -> None:
+        while not over.wait(0.5):
             for process in psutil.process_iter():
-                try:
-                    self._seen.add(" ".join(process.cmdline()))
-                except psutil.Error:
-                    continue
+                with suppress(psutil.Error):
+                    seen.add(" ".join(process.cmdline()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()

@@ -123,7 +123,8 @@ def _check_answers(uri: str, shown: str) -> None:
             urllib.request.urlopen(health, timeout=_TIMEOUT_S).close()
         else:
             socket.create_connection((parts.hostname, parts.port or _PORTS[scheme]), _TIMEOUT_S).close()
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return  # an answer, if not a welcome: the client's own request says more
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error

@@ -116,6 +116,7 @@ def _get(url: str, path: str, headers: Mapping[str, str]) -> dict[str, object]:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             tree = json.load(answer)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in (401, 403):
             raise PermissionError(path) from error
         raise _no_dashboard(url, f"{path} gives {error.code}") from error

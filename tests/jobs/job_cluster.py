@@ -6,23 +6,24 @@ Every process is ended by its id: `ray stop` would end all clusters of this mach
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 _START_S = 600  # for every node, on however busy a machine
-_SECONDS = {  # node death is seen after a second, not after fifteen
+_SECONDS = {  # a node that is gone is seen after two seconds, and one that is slow on a busy machine is no dead one
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 3,
+    "health_check_timeout_ms": 10_000,
+    "health_check_failure_threshold": 4,
 }
 
 
@@ -48,6 +49,7 @@ class JobCluster:
         )
         options = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
         self._nodes: list[subprocess.Popen[bytes]] = []
+        self._options: list[Sequence[str]] = []
         self._deadline = time.monotonic() + _START_S
         self._start(
             *("--head", "--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}", *options),
@@ -61,9 +63,6 @@ class JobCluster:
 
     def add_node(self) -> int:
         """Two more CPUs as if on another machine; nobody waits for it. Returns what `kill_node` takes."""
-        while not _listens(self._gcs):
-            self._require_alive()
-            time.sleep(0.1)
         number = len(self._nodes)
         apart = (f"--node-ip-address=127.0.0.{number + 1}", f"--temp-dir={self.folder / f'node{number}'}")
         ports = zip(
@@ -81,7 +80,11 @@ class JobCluster:
     def wait(self, num_nodes: int) -> None:
         """Until the dashboard takes jobs and has `num_nodes` nodes alive."""
         while self._num_alive() < num_nodes:
-            self._require_alive()
+            if time.monotonic() > self._deadline:
+                raise RuntimeError("the cluster did not start:\n" + (self.folder / "start.log").read_text())
+            for number, node in enumerate(self._nodes[1:], start=1):
+                if node.poll() not in (None, -signal.SIGKILL):  # a node gives up after 30 s of a machine's being busy
+                    self._nodes[number] = self._started(self._options[number])
             time.sleep(0.2)
 
     def close(self) -> None:
@@ -89,14 +92,15 @@ class JobCluster:
         for node in reversed(self._nodes):
             _kill(node)
 
-    def _require_alive(self) -> None:
-        if any(node.poll() is not None for node in self._nodes) or time.monotonic() > self._deadline:
-            raise RuntimeError("the cluster did not start:\n" + (self.folder / "start.log").read_text())
-
     def _start(self, *options: str) -> int:
+        self._options.append(options)
+        self._nodes.append(self._started(options))
+        return len(self._nodes) - 1
+
+    def _started(self, options: Sequence[str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--include-log-monitor=false"]
         with (self.folder / "start.log").open("ab") as log:
-            node = subprocess.Popen(
+            return subprocess.Popen(
                 [*command, "--num-cpus=2", "--object-store-memory=100000000", *options],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -104,8 +108,6 @@ class JobCluster:
                 stderr=log,
                 start_new_session=True,
             )
-        self._nodes.append(node)
-        return len(self._nodes) - 1
 
     def _num_alive(self) -> int:
         request = urllib.request.Request(

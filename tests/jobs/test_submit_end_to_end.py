@@ -82,6 +82,7 @@ def scene(migrated_store: Path) -> Iterator[Scene]:
     server = _tracking_server(folder, port)
     try:
         with job_cluster(folder, environment) as cluster, _command_lines() as seen:
+            cluster.wait(num_nodes=1)
             cluster.add_node()
             cluster.wait(num_nodes=2)
             _wait_for_tracking(server, port)

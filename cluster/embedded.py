@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from cluster.errors import ClusterError
 from cluster.storage import absolute, is_url
@@ -30,7 +31,7 @@ def ray_cluster(location: str | Path, num_cpus: int, num_parameters: int) -> Ite
 
     A cluster of the run's own asks every connection for a token (unless RAY_AUTH_MODE says what to do), kept in the
     folder `location` or, if that is a URL, in a folder of this block's own. It has no dashboard, and is gone after the
-    block, whatever ends it. Raises `ClusterError` if no cluster answers at RAY_ADDRESS.
+    block, whatever ends it. Raises `ClusterError` if no cluster answers at RAY_ADDRESS, or if it refuses the token.
     """
     if ray.is_initialized():
         yield
@@ -58,6 +59,11 @@ def ray_cluster(location: str | Path, num_cpus: int, num_parameters: int) -> Ite
 
 def _connect(address: str) -> None:
     """Join the cluster; a plain HOST:PORT is called first, because Ray would try for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"RAY_ADDRESS={address} is a dashboard's: submit to it with mcb submit --address, or unset the variable to "
+            "run on this machine"
+        )
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit() and "/" not in host:
@@ -66,6 +72,11 @@ def _connect(address: str) -> None:
     except OSError as error:
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS={address}: start it, or unset the variable to run on this machine"
+        ) from error
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at RAY_ADDRESS={address} asks for its token: set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN_PATH to the file that holds it"
         ) from error
 
 

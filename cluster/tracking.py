@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import psutil
 
-from cluster.tracking_store import absolute_uri, experiment_id, first_sentence, open_store
+from cluster.tracking_store import absolute_uri, experiment_id, find_run_id, first_sentence, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -148,13 +148,18 @@ def open_tracker(
     params: Mapping[str, object],
     tags: Mapping[str, str],
     run_id: str | None = None,
+    same_tag: str | None = None,
 ) -> MlflowTracker:
     """A new run in the store at `uri`, or the run `run_id` continued (a new one if the store does not know it).
+
+    Without `run_id`, the newest run whose tag `same_tag` is as in `tags` is continued, if there is one.
 
     Raises `TrackingError` if the store does not answer.
     """
     uri = absolute_uri(uri)
     client = open_store(uri)
+    if run_id is None and same_tag is not None:
+        run_id = find_run_id(client, uri, same_tag, tags[same_tag])
     if run_id is not None and _reopen(client, run_id):
         return MlflowTracker(client, run_id)
     from mlflow.entities import Param

@@ -7,11 +7,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
 from cluster.errors import UserError
+from cluster.secrets import expanded, without_password
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -41,29 +42,29 @@ def absolute_uri(uri: str) -> str:
     return f"{_SQLITE}{sqlite_file(uri)}" if uri.startswith(_SQLITE) else uri
 
 
+def store_uri(uri: str) -> str:
+    """What a client of the store at `uri` is opened with: variables expanded, never to be shown or written down.
+
+    Raises `UserError` for a variable that is not set.
+    """
+    return absolute_uri(uri if uri.startswith(_SQLITE) else expanded(uri))
+
+
 def sqlite_file(uri: str) -> Path:
     """The absolute path of an SQLite store's file."""
     return Path(uri.removeprefix(_SQLITE)).absolute()
 
 
-def without_password(uri: str) -> str:
-    """`uri` as it may be shown.
-
-    >>> without_password("postgresql://mcb:secret@db/mlflow")
-    'postgresql://mcb:***@db/mlflow'
-    """
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
-
-
 def open_store(uri: str) -> "MlflowClient":
-    """A client of the store at `uri` (absolute), made and migrated first if it is a new SQLite file.
+    """A client of the store at `uri`, made and migrated first if it is a new SQLite file.
 
-    Raises `TrackingError`, within some ten seconds, for a store that does not answer or is none.
+    Variables that it names are expanded. Raises `TrackingError`, within some ten seconds, for a store that does not
+    answer or is none, `UserError` for a variable that is not set.
     """
+    shown, uri = without_password(uri), store_uri(uri)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _check_answers(uri)
+    _check_answers(uri, shown)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient  # two seconds to import
 
@@ -80,7 +81,7 @@ def open_store(uri: str) -> "MlflowClient":
             client.search_experiments(max_results=1)
     except Exception as error:  # MLflow, SQLAlchemy, drivers and the file system have no error in common
         raise TrackingError(
-            f"the tracking store {without_password(uri)} cannot be opened ({first_sentence(error)}): "
+            f"the tracking store {shown} cannot be opened ({first_sentence(error)}): "
             "give another --tracking-uri, or go on without it by --tracking-optional"
         ) from error
     return client
@@ -88,6 +89,7 @@ def open_store(uri: str) -> "MlflowClient":
 
 def experiment_id(client: "MlflowClient", uri: str) -> str:
     """The experiment of all runs, made if it is missing; beside an SQLite file stands the folder of its artefacts."""
+    uri = store_uri(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return experiment.experiment_id
@@ -95,12 +97,20 @@ def experiment_id(client: "MlflowClient", uri: str) -> str:
     return client.create_experiment(EXPERIMENT, artifact_location=location)
 
 
+def find_run_id(client: "MlflowClient", uri: str, tag: str, value: str) -> str | None:
+    """The newest run that has a tag; None if there is none."""
+    quote = '"' if "'" in value else "'"
+    where = f"tags.`{tag}` = {quote}{value}{quote}"
+    found = client.search_runs([experiment_id(client, uri)], where, max_results=1, order_by=["start_time DESC"])
+    return found[0].info.run_id if found else None
+
+
 def first_sentence(error: Exception) -> str:
-    """The beginning of an error's text, which in MLflow may fill a page."""
-    return str(error).strip().partition("\n")[0].partition(". ")[0]
+    """The beginning of an error's text, which in MLflow may fill a page and quote URIs."""
+    return without_password(str(error).strip().partition("\n")[0].partition(". ")[0])
 
 
-def _check_answers(uri: str) -> None:
+def _check_answers(uri: str, shown: str) -> None:
     """Raise `TrackingError` unless a server named in `uri` takes connections (and HTTP servers answer)."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
@@ -108,14 +118,17 @@ def _check_answers(uri: str) -> None:
         return
     try:
         if scheme in ("http", "https"):
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_S).close()
+            place = parts.netloc.rpartition("@")[2]  # urllib takes a password for a port
+            health = urlunsplit((scheme, place, f"{parts.path.rstrip('/')}/health", "", ""))
+            urllib.request.urlopen(health, timeout=_TIMEOUT_S).close()
         else:
             socket.create_connection((parts.hostname, parts.port or _PORTS[scheme]), _TIMEOUT_S).close()
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return  # an answer, if not a welcome: the client's own request says more
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise TrackingError(
-            f"the tracking server {without_password(uri)} does not answer ({reason}): "
+            f"the tracking server {shown} does not answer ({reason}): "
             "start it, give another --tracking-uri, or go on without it by --tracking-optional"
         ) from error

@@ -92,6 +92,8 @@ class TuneOptions:
     """Folder of the search; runs/tune/NAME by default. All nodes of a cluster must reach it."""
     resume: bool = False
     """Continue the search of --name or --out, or the newest one."""
+    auto_resume: bool = False
+    """Continue the search of --name or --out if there is one, else start it: for jobs that restart."""
     config: File = None
     """Settings of a saved run (settings.yaml) to start from."""
     data: File = None

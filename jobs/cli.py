@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 from cluster.errors import UserError
+from cluster.secrets import without_password
 from jobs.errors import Interrupted, UsageError, nearest
 
 _COMMANDS = {
@@ -13,6 +14,8 @@ _COMMANDS = {
     "tune": "search over mode definitions and other settings with Ray Tune",
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
     "modes": "show the modes of a trained run",
+    "submit": "run train, tune or evaluate as a job of a Ray cluster",
+    "jobs": "list, follow and stop the jobs of a Ray cluster",
     "recipes": "list the named runs",
     "limits": "make the Bayes-optimal reference of a recipe's test tasks again",
     "ui": "open the MLflow UI at the runs",
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: this process's); returns the exit code.
 
     0 done; 1 refused or failed, with one line `error: ...` on stderr; 2 a wrong command line; 130 interrupted.
+    `mcb submit --follow` and `mcb jobs` have further ones (jobs/job_exit.py).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -73,15 +77,14 @@ def _command(words: list[str]) -> int:
     from jobs import commands
 
     try:
-        commands.COMMANDS[name](rest)
+        return commands.COMMANDS[name](rest) or 0
     except SystemExit as end:  # tyro printed the help
         return int(end.code or 0)
-    return 0
 
 
 def _sentence(error: Exception) -> str:
     """What is said of an error without its traceback."""
-    text = " ".join(str(error).split())
+    text = without_password(" ".join(str(error).split()))
     if isinstance(error, (UserError, ValueError)):
         return text
     if isinstance(error, OSError):

@@ -24,10 +24,10 @@ def train(words: list[str]) -> None:
     """`mcb train RECIPE [overrides]`."""
     if {"-h", "--help"} & set(words):
         options, overrides = _train_words([word for word in words if word not in ("-h", "--help")])
-        show_train_help(override(_base(options) or recipe("five-modes"), overrides))
+        show_train_help(override(base_settings(options) or recipe("five-modes"), overrides))
         return
     options, overrides = _train_words(words)
-    base = _base(options)
+    base = base_settings(options)
     if base is None and not options.resume:
         raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
     from jobs.train import train as run
@@ -38,7 +38,7 @@ def train(words: list[str]) -> None:
 def tune(words: list[str]) -> None:
     """`mcb tune RECIPE --space SPACE [overrides]`."""
     options, overrides = parse_with_settings(TuneOptions, "tune", words)
-    base = _base(options)
+    base = base_settings(options)
     if base is None and not options.resume:
         raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
     if options.data is not None:
@@ -101,11 +101,27 @@ def ui(words: list[str]) -> None:
     open_ui(options)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+def submit(words: list[str]) -> int:
+    """`mcb submit train|tune|evaluate ...`."""
+    from jobs.submit_commands import submit as run
+
+    return run(words)
+
+
+def jobs(words: list[str]) -> int:
+    """`mcb jobs list|status|logs|stop`."""
+    from jobs.submit_commands import jobs as run
+
+    return run(words)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train,
     "tune": tune,
     "evaluate": evaluate,
     "modes": modes,
+    "submit": submit,
+    "jobs": jobs,
     "recipes": recipes,
     "limits": limits,
     "ui": ui,
@@ -119,7 +135,7 @@ def _train_words(words: list[str]) -> tuple[TrainOptions, Overrides]:
     return options, overrides
 
 
-def _base(options: TrainOptions | TuneOptions) -> Settings | None:
+def base_settings(options: TrainOptions | TuneOptions) -> Settings | None:
     """The settings that a new run starts from: a saved file's or a recipe's; None if neither is named."""
     if options.config is None:
         base = None if options.recipe is None else recipe(options.recipe)

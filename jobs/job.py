@@ -8,7 +8,7 @@ from cluster.tracking_store import absolute_uri
 from jobs.arguments import TrainOptions
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
-from jobs.runs import RunFolder, begun_folder, default_tracking_uri, new_folder, require_place
+from jobs.runs import RunFolder, begun_folder, default_tracking_uri, new_folder, require_place, require_whole
 from jobs.settings import Settings
 from jobs.settings_file import flatten, from_yaml, read_yaml
 
@@ -75,7 +75,8 @@ def _resumed(options: TrainOptions, base: Settings | None, overrides: Overrides)
                 f"a run is resumed as it was set: {path} is {before.get(path)} there, not {after[path]}; "
                 "leave the setting out, or start another run without --resume"
             )
-    uri = options.tracking_uri or folder.read_identity().get("tracking_uri") or default_tracking_uri()
+    known = folder.read_identity().get("tracking_uri") or default_tracking_uri()
+    uri = options.tracking_uri or require_whole(known)
     return Job(folder, settings, absolute_uri(uri), resume=True)
 
 

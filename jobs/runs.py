@@ -161,5 +161,16 @@ def write_json(path: Path, tree: Mapping[str, object]) -> None:
 
 
 def default_tracking_uri() -> str:
-    """The SQLite store beside the runs in this folder."""
-    return f"sqlite:///{RUNS.absolute() / 'mlflow.db'}"
+    """The store that MLflow's own variable names, by that name; or the SQLite file beside the runs in this folder."""
+    variable = "MLFLOW_TRACKING_URI"
+    return f"${variable}" if os.environ.get(variable) else f"sqlite:///{RUNS.absolute() / 'mlflow.db'}"
+
+
+def require_whole(tracking_uri: str) -> str:
+    """`tracking_uri` as a run has it on record; raises `UsageError` if its password was left out there."""
+    if ":***@" in tracking_uri:
+        raise UsageError(
+            f"the run is tracked at {tracking_uri}, and its password is not kept: give --tracking-uri again, with the "
+            "name of a variable for the password ('postgresql://mcb:$DB_PASSWORD@db/mlflow')"
+        )
+    return tracking_uri

@@ -1,6 +1,7 @@
 """`mcb train`: meta-train a recipe, track it, evaluate it; or continue a run exactly where it stopped."""
 
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -17,9 +18,10 @@ from rich.console import Console
 from cluster.checkpoint import load
 from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+from cluster.secrets import without_password
 from cluster.storage import local_copy
 from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
-from cluster.tracking_store import TrackingError, without_password
+from cluster.tracking_store import TrackingError
 from cluster.training import run_meta_training
 from jobs.arguments import TrainOptions
 from jobs.bayes import bayes_limit
@@ -37,6 +39,7 @@ from jobs.settings import Settings
 from jobs.settings_file import flatten, to_yaml
 from jobs.step_log import StepLog, read_steps
 
+_CHECKPOINTS = "checkpoints"  # the tag that a run is found by where its folder was lost
 _logger = logging.getLogger(__name__)
 
 
@@ -137,12 +140,13 @@ def _tracked(job: Job, optional: bool, parent_run_id: str | None) -> Iterator[tu
 def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker, str]:
     """The tracker, and the id of the run: the one of before where a run is resumed in the same store."""
     before = job.folder.read_identity()
-    known = before.get("run_id") if before.get("tracking_uri") == job.tracking_uri else None
+    is_same_store = before.get("tracking_uri") == without_password(job.tracking_uri)
+    known = before.get("run_id") if is_same_store else None
     params = flatten(job.settings.model_dump(mode="json"))
     name = f"{job.settings.recipe}/{job.folder.path.name}"
-    tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id)
+    tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id) | {_CHECKPOINTS: job.checkpoints}
     try:
-        tracker = open_tracker(job.tracking_uri, name, params, tags, known)
+        tracker = open_tracker(job.tracking_uri, name, params, tags, known, _CHECKPOINTS if job.resume else None)
     except TrackingError as error:
         if not optional:
             raise
@@ -155,7 +159,8 @@ def _begin(job: Job, run_id: str) -> None:
     """Make the run's folder and write what identifies the run."""
     job.folder.path.mkdir(parents=True, exist_ok=True)
     job.folder.settings.write_text(to_yaml(job.settings))
-    write_json(job.folder.identity, {"run_id": run_id, "tracking_uri": job.tracking_uri, "recipe": job.settings.recipe})
+    store = without_password(job.tracking_uri)
+    write_json(job.folder.identity, {"run_id": run_id, "tracking_uri": store, "recipe": job.settings.recipe})
 
 
 def nested_in(parent_run_id: str | None) -> dict[str, str]:
@@ -174,6 +179,8 @@ def run_tags(settings: Settings, folder: Path) -> dict[str, str]:
     for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
         with suppress(PackageNotFoundError):  # the source tree may be used without being installed
             tags[name] = version(name)
+    if job := os.environ.get("MCB_JOB"):  # as `mcb submit` named it
+        tags["ray_job"] = job
     with suppress(OSError, subprocess.CalledProcessError):  # no git, as in a container, or no checkout
         asked = ["git", "rev-parse", "HEAD"]
         done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

@@ -8,11 +8,12 @@ from typing import Annotated, Literal, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from cluster.secrets import without_password
 from cluster.tracking_store import absolute_uri
 from jobs.arguments import TuneOptions
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
-from jobs.runs import RUNS, RunFolder, default_tracking_uri, require_place
+from jobs.runs import RUNS, RunFolder, default_tracking_uri, require_place, require_whole
 from jobs.section import Section, count
 from jobs.settings import Settings
 from jobs.settings_file import flatten
@@ -22,7 +23,7 @@ SEARCHES = "tune"
 _FILE = "search.yaml"
 _NUM_REPORTS = 9
 _SHORTER = 10  # times shorter than the recipe, a trial is by default
-_MAY_CHANGE = ("num_trials", "num_seeds", "settings.cluster.", "tracking_uri")
+_MAY_CHANGE = ("num_trials", "num_seeds", "settings.cluster.", "settings.tasks.path", "tracking_uri")
 
 
 class Search(Section):
@@ -43,6 +44,11 @@ class Search(Section):
     def space_name(self) -> str:
         """The space in words."""
         return self.space if isinstance(self.space, str) else "a YAML file's"
+
+    @property
+    def shown(self) -> dict[str, object]:
+        """The search as it is written down and tracked: without a password."""
+        return {**self.model_dump(mode="json"), "tracking_uri": without_password(self.tracking_uri)}
 
 
 class FoundSearch(NamedTuple):
@@ -100,7 +106,7 @@ def find_search(options: TuneOptions, base: Settings | None, overrides: Override
     """
     if options.json is not None:
         require_place(options.json)
-    if options.resume:
+    if options.resume or (options.auto_resume and _is_begun(options)):
         return _resumed(options, base, overrides)
     if base is None:
         raise UsageError("name a recipe, or settings with --config")
@@ -122,7 +128,7 @@ def find_search(options: TuneOptions, base: Settings | None, overrides: Override
 def save(found: FoundSearch) -> None:
     """Make the folder and write what the search asks for."""
     found.folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(found.search.model_dump(mode="json"), sort_keys=False)
+    text = yaml.safe_dump(found.search.shown, sort_keys=False)
     temporary = found.file.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(found.file)
@@ -171,6 +177,7 @@ def _resumed(options: TuneOptions, base: Settings | None, overrides: Overrides) 
     _require_reports(options.num_reports, before)
     settings = override(before.settings, overrides)
     after = _validated({**before.model_dump(), **changes, "settings": settings.model_dump()})
+    require_whole(after.tracking_uri)
     was, now = flatten(before.model_dump()), flatten(after.model_dump())
     for path in {**was, **now}:
         if was.get(path) != now.get(path) and not path.startswith(_MAY_CHANGE):
@@ -192,10 +199,21 @@ def _require_reports(num_reports: int | None, before: Search) -> None:
         )
 
 
+def _is_begun(options: TuneOptions) -> bool:
+    """Whether there is a search to continue where the command says that there may be one."""
+    if options.out is None and options.name is None:
+        raise UsageError("--auto-resume needs the place of the search: give --out or --name")
+    return (_named_folder(options) / _FILE).exists()
+
+
+def _named_folder(options: TuneOptions) -> Path:
+    return options.out.absolute() if options.out else RUNS.absolute() / SEARCHES / str(options.name)
+
+
 def _folder_to_resume(options: TuneOptions, base: Settings | None) -> Path:
     """The folder that is named, or that of the newest search (of the recipe)."""
     if options.out is not None or options.name is not None:
-        folder = options.out.absolute() if options.out else RUNS.absolute() / SEARCHES / str(options.name)
+        folder = _named_folder(options)
         if not (folder / _FILE).exists():
             raise UsageError(f"{folder} holds no search to resume: leave out --resume to start one there")
         return folder

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.secrets import without_password
 from cluster.tracking import MlflowTracker, Status, open_tracker
 from cluster.tracking_store import experiment_id, open_store
 from jobs.runs import write_json
@@ -24,13 +25,13 @@ class SearchTracking:
         self._found, self._plan, self._uri = found, plan, found.search.tracking_uri
         identity = found.identity
         self._client = open_store(self._uri)
-        known = identity.get("run_id") if identity.get("tracking_uri") == self._uri else None
+        store = without_password(self._uri)
+        known = identity.get("run_id") if identity.get("tracking_uri") == store else None
         if known is None and found.resume:
             known = self._orphaned_parent()
-        search = found.search.model_dump(mode="json")
         tags = run_tags(found.search.settings, found.folder) | {"kind": _SEARCH}
-        self.parent = open_tracker(self._uri, found.search.name, flatten(search), tags, known)
-        write_json(found.identity_file, {"run_id": self.parent.run_id, "tracking_uri": self._uri})
+        self.parent = open_tracker(self._uri, found.search.name, flatten(found.search.shown), tags, known)
+        write_json(found.identity_file, {"run_id": self.parent.run_id, "tracking_uri": store})
         self._open: dict[int, MlflowTracker] = {}
 
     def begin(self, trial: Trial) -> Trial:

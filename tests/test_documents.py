@@ -15,12 +15,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, document: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document, flags=re.DOTALL)
 
 
 def commands() -> list[list[str]]:
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    documents = [README, (ROOT / "docs" / "cluster.md").read_text()]
+    lines = [line for document in documents for block in blocks("sh", document) for line in block.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] == "mcb"]
 
 
@@ -41,13 +42,16 @@ def test_make_resolves_the_readmes_two_commands(target):
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_readmes_commands_name_commands_recipes_and_options_that_exist(words, capsys):
-    command, options = words[1], [word for word in words[2:] if word.startswith("--")]
-    assert main([command, "--help"]) == 0
+def test_documented_commands_name_commands_recipes_and_options_that_exist(words, capsys):
+    command, options = words[1:2], [word for word in words[2:] if word.startswith("--")]
+    if words[1] in ("submit", "jobs"):
+        command = words[1:3]
+    assert main([*command, "--help"]) == 0
     listed = capsys.readouterr().out
-    if command == "train":
-        assert words[2] in RECIPES
-        assert main(["train", words[2], "--help"]) == 0
+    if "train" in command:
+        name = words[1 + len(command)]
+        assert name in RECIPES
+        assert main(["train", name, "--help"]) == 0
         listed += capsys.readouterr().out
     for option in options:
         assert option in listed

@@ -26,9 +26,8 @@ def test_limits_are_made_again_for_the_first_test_tasks(workplace, capsys):
 
 
 def test_ui_serves_the_store_with_one_process():
-    assert server_command("sqlite:////x/mlflow.db", "127.0.0.1", 5001) == [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", "sqlite:////x/mlflow.db"),
-        *("--host", "127.0.0.1", "--port", "5001", "--workers", "1"),
+    assert server_command("127.0.0.1", 5001) == [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "5001", "--workers", "1")
     ]
 
 

@@ -25,11 +25,12 @@ def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(tr
 def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_elsewhere(train, workplace, capsys):
     schedule, kept = "--optimizer.schedule=constant", f"--train.checkpoint-dir=file://{workplace}/kept"
     whole = train("--out=whole", schedule)
-    train("--out=first", schedule, kept, "--train.num-steps=2")
+    first = train("--out=first", schedule, kept, "--train.num-steps=2")
     assert not (workplace / "first" / "checkpoints").exists()
     assert main(["evaluate", "first"]) == 0
     again = train("--out=second", "--auto-resume", schedule, kept)
     assert again["params_sha256"] == whole["params_sha256"]
+    assert again["run_id"] == first["run_id"] != whole["run_id"]
     assert again["checkpoint"] == f"{workplace}/kept/checkpoint-00000004.mcb"
     assert main(["train", "two-modes", "--resume", "--out=second", "--json=same.json"]) == 0
     assert json.loads((workplace / "same.json").read_text())["params_sha256"] == whole["params_sha256"]

@@ -1,0 +1,59 @@
+"""Passwords stay where they belong: named by environment variables, put in at the last moment, never shown."""
+
+import os
+import re
+from collections.abc import Mapping
+
+from cluster.errors import UserError
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+_PASSWORD = re.compile(r"(://[^:/\s@]*):([^/\s]*)@")
+
+
+def expanded(uri: str, environment: Mapping[str, str] | None = None) -> str:
+    """`uri` with every `$NAME` and `${NAME}` replaced by that environment variable of this process.
+
+    Everything that is shown or written keeps the names; only what opens a connection expands them. Raises `UserError`
+    for a variable that is not set.
+
+    >>> expanded("postgresql://mcb:$DB_PASSWORD@db/mlflow", {"DB_PASSWORD": "secret"})
+    'postgresql://mcb:secret@db/mlflow'
+    """
+    known = os.environ if environment is None else environment
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not known.get(name):
+            raise UserError(f"{uri} names the environment variable {name}, which is not set here: set it")
+        return known[name]
+
+    return _VARIABLE.sub(value, uri)
+
+
+def without_password(text: str) -> str:
+    """A URI, or any text with URIs in it, as it may be shown; the name of a variable is no password.
+
+    >>> without_password("postgresql://mcb:secret@db/mlflow")
+    'postgresql://mcb:***@db/mlflow'
+    >>> without_password("no answer from http://mcb:$PASSWORD@tracking:5000")
+    'no answer from http://mcb:$PASSWORD@tracking:5000'
+    """
+    return _PASSWORD.sub(lambda match: match[0] if _VARIABLE.fullmatch(match[2]) else f"{match[1]}:***@", text)
+
+
+def holds_password(uri: str) -> bool:
+    """Whether `uri` holds a password itself, and not the name of a variable that does.
+
+    >>> holds_password("http://mcb:secret@tracking:5000"), holds_password("http://mcb:$PASSWORD@tracking:5000")
+    (True, False)
+    """
+    return without_password(uri) != uri
+
+
+def is_variable_name(text: str) -> bool:
+    """Whether `text` can be the name of an environment variable.
+
+    >>> is_variable_name("AWS_SECRET_ACCESS_KEY"), is_variable_name("wJalr/K7MDENG")
+    (True, False)
+    """
+    return _VARIABLE.fullmatch(f"${text}") is not None

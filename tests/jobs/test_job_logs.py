@@ -1,0 +1,67 @@
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cluster.errors import ClusterError
+from jobs import job_logs
+from jobs.job_exit import JobState
+from jobs.job_logs import LostJob, follow
+
+
+class Cluster:
+    """A job whose log grows by `pieces`; a None among them is a lost connection, after which all is sent again."""
+
+    def __init__(self, *pieces: str | None, states: list[JobState | None]) -> None:
+        self._pieces, self._states, self._begin = list(pieces), states, 0
+        self.num_asked = 0
+
+    async def tail(self, job: str) -> AsyncIterator[str]:
+        for number, piece in enumerate(self._pieces):
+            if piece is not None:
+                yield piece
+            elif number >= self._begin:
+                self._begin = number + 1
+                raise ClusterError("the connection is lost")
+
+    def state(self, job: str) -> JobState:
+        self.num_asked += 1
+        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        if state is None:
+            raise ClusterError("no answer")
+        return state
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(job_logs, "_RETRY_S", 0.0)
+    monkeypatch.setattr(job_logs, "_ASK_EVERY_S", 0.01)
+
+
+def test_every_piece_is_written_once_over_lost_connections_to_the_end_of_the_job():
+    ended = JobState("FAILED", 2)
+    cluster = Cluster("step 1\n", None, "step 2\n", None, "the end", states=[JobState("RUNNING"), ended])
+    written: list[str] = []
+    assert follow(cluster, "a", written.append) == ended
+    assert "".join(written) == "step 1\nstep 2\nthe end"
+
+
+def test_a_job_that_is_over_but_whose_connection_stays_silent_is_not_waited_for():
+    class Silent(Cluster):
+        async def tail(self, job: str) -> AsyncIterator[str]:
+            import asyncio
+
+            yield "begun\n"
+            await asyncio.Event().wait()
+
+    cluster = Silent(states=[JobState("RUNNING"), JobState("SUCCEEDED", 0)])
+    written: list[str] = []
+    assert follow(cluster, "a", written.append) == JobState("SUCCEEDED", 0)
+    assert written == ["begun\n"] and cluster.num_asked >= 2
+
+
+def test_a_cluster_that_no_longer_answers_is_given_up_with_a_way_to_look_again():
+    cluster = Cluster("step 1\n", states=[None])
+    written: list[str] = []
+    with pytest.raises(LostJob, match="no answer; the job a may go on, look with mcb jobs status a"):
+        follow(cluster, "a", written.append, give_up_s=0.05)
+    assert written == ["step 1\n"]

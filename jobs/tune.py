@@ -33,7 +33,7 @@ from jobs.tune_proposals import Proposals, grid_size
 from jobs.tune_ray import run_trials
 from jobs.tune_search import FoundSearch, Search, find_search, save
 from jobs.tune_summary import as_tree, print_summary, write_summary
-from jobs.tune_tracking import SearchTracking
+from jobs.tune_tracking import SearchTracking, best_metrics
 from jobs.tune_trial import Curve, TrialPlan
 from jobs.tune_trials import Trial, Trials
 
@@ -129,7 +129,7 @@ def _finish(
     workers = {"num_workers": alone.cluster.num_workers * num_at_once}
     settings = alone.model_copy(update={"cluster": alone.cluster.model_copy(update=workers)})
     found.best.write_text(to_yaml(settings))
-    tracking.parent.metrics({"best/nll": best.reports[-1].objective}, len(trials))
+    tracking.parent.metrics(best_metrics({"nll": best.reports[-1].objective}), len(trials))
     tracking.parent.artifact(found.best, "")
     tracking.keep(found.summary)
     console.print(f"the best settings: mcb train --config {shlex.quote(str(found.best))}", soft_wrap=True)
@@ -139,8 +139,7 @@ def _finish(
         raise Interrupted(_farewell(found)) from None
     print_retrained(console, retrained)
     if "test_nll" in retrained:
-        numbers = {name: value for name, value in retrained.items() if isinstance(value, float)}
-        tracking.parent.metrics({f"best/{name}": value for name, value in numbers.items()}, len(trials))
+        tracking.parent.metrics(best_metrics(retrained), len(trials))
     return retrained
 
 

@@ -18,7 +18,7 @@ class MetricExport:
     """
 
     def __init__(self, run: str, recipe: str) -> None:
-        self._tags = {"run": run, "recipe": recipe}
+        self._tags = {"run": _ascii(run), "recipe": _ascii(recipe)}
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
 
@@ -53,7 +53,12 @@ class MetricExport:
 
 
 def _description(metric: MetricName) -> str:
-    return f"{metric.meaning}, in {metric.unit}" if metric.unit else metric.meaning
+    return _ascii(f"{metric.meaning}, in {metric.unit}" if metric.unit else metric.meaning)
+
+
+def _ascii(text: str) -> str:
+    """What Ray takes: other characters as their numbers."""
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _is_ray_running() -> bool:

@@ -114,7 +114,7 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, loc
 
 def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Evaluation) -> None:
     """Keep what came out with the tracked run."""
-    tracker.metrics(_metrics(evaluation), result.num_steps)
+    tracker.metrics(evaluation_metrics(evaluation), result.num_steps)
     with local_copy(result.checkpoint) as checkpoint:
         tracker.artifact(checkpoint, "checkpoint")
     tracker.artifact(job.folder.figures, "figures")
@@ -202,7 +202,7 @@ def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
     }
 
 
-def _metrics(evaluation: Evaluation) -> dict[str, float]:
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """An evaluation's numbers by their names; of rows, which result.json has whole, the scores alone."""
     return {
         joined(*path): value

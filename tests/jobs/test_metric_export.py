@@ -37,9 +37,9 @@ def scrape() -> dict[tuple[str, str, str], float]:
 
 @pytest.mark.ray
 def test_a_scrape_sees_the_names_and_values_of_metrics_jsonl(ray_cluster: None, workplace: Path):
-    words = ["--cluster.num-workers=1", "--train.num-steps=6", "--out=scraped"]
+    words = ["--cluster.num-workers=1", "--train.num-steps=6", "--out=gemäß"]
     assert main(["train", "two-modes", *SMALL, *words]) == 0
-    rows = [json.loads(line) for line in (workplace / "scraped" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workplace / "gemäß" / "metrics.jsonl").read_text().splitlines()]
     expected = {}
     for name, metric in EXPORTED.items():
         values = [row[name] for row in rows if name in row]
@@ -52,7 +52,9 @@ def test_a_scrape_sees_the_names_and_values_of_metrics_jsonl(ray_cluster: None, 
     while found.keys() != expected.keys() and time.monotonic() < deadline:
         time.sleep(0.5)
         found = {
-            name: value for (name, *labels), value in scrape().items() if labels == ["two-modes/scraped", "two-modes"]
+            name: value
+            for (name, *labels), value in scrape().items()
+            if labels == [r"two-modes/gem\xe4\xdf", "two-modes"]
         }
     assert found == pytest.approx(expected)
 

@@ -1,14 +1,24 @@
 """The table of metrics and what is recorded are the same: neither has a name that the other lacks."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from test_step_log import Notebook, record
+from tiny_runs import TINY
 
 from cluster.metric_names import METRICS, TOTALS, entry, joined, table
-from jobs.step_log import StepLog
+from cluster.plan import StepRecord
+from cluster.tracking import system_metrics
+from cluster.training import run_meta_training
+from jobs.build import build_learner, build_plan, build_source
+from jobs.evaluation import evaluate
+from jobs.overrides import override, split
+from jobs.recipes import recipe
+from jobs.settings import Settings
+from jobs.step_log import StepLog, step_metrics
+from jobs.train import evaluation_metrics
 from jobs.tune_tracking import best_metrics, report_metrics
 from jobs.tune_trials import Report
 
@@ -20,7 +30,6 @@ CLUSTERED = (
     "--modes.refresh-every=2",
     "--modes.refresh-lag=1",
 )
-CURVES = ("--tasks.num-support=5", "--evaluation.num-rounds=1", "--out=curves")
 
 
 def entries(names: Iterable[str]) -> set[str]:
@@ -34,25 +43,34 @@ def seen_in(*places: str) -> set[str]:
     return {metric.name for metric in METRICS if set(places) & set(metric.seen)}
 
 
-def test_all_that_is_recorded_is_in_the_table_and_all_in_the_table_is_recorded(train, workplace, curves_file):
-    ids = [
-        train("--out=regression", *CLUSTERED)["run_id"],
-        train(f"--data={curves_file}", *CURVES, recipe="curves")["run_id"],
-    ]
-    client = MlflowClient(f"sqlite:///{workplace / 'runs' / 'mlflow.db'}")
-    tracked = entries(name for run_id in ids for name in client.get_run(run_id).data.metrics)
+def settings_of(name: str, *words: str) -> Settings:
+    given, _ = split([*TINY, *words])
+    return override(recipe(name), given)
+
+
+def recorded_steps(settings: Settings, folder: Path) -> set[str]:
+    """What a run's meta-steps record."""
+    records: list[StepRecord] = []
+    run_meta_training(build_plan(settings, str(folder), "", resume=False), records.append, lambda: False)
+    return {name for record in records for name in step_metrics(record)}
+
+
+def recorded_evaluation(settings: Settings) -> set[str]:
+    """What is recorded of the evaluation of a learner that learnt nothing."""
+    learner = build_learner(settings, build_source(settings))
+    return set(evaluation_metrics(evaluate(learner, settings, lambda *_: None)))
+
+
+def test_all_that_is_recorded_is_in_the_table_and_all_in_the_table_is_recorded(tmp_path, curves_file):
+    settings = settings_of("two-modes", *CLUSTERED)
+    curves = settings_of("curves", f"--tasks.path={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1")
+    steps = entries(recorded_steps(settings, tmp_path))
+    assert steps == seen_in("metrics.jsonl") > seen_in("Prometheus")
+    test = entries(recorded_evaluation(settings) | recorded_evaluation(curves))
+    assert test == seen_in("result.json")
     report = Report(num_steps=1, objective=0.5, seconds=1.0, num_modes=2)
     search = entries([*report_metrics(report), *best_metrics({"nll": 0.1, "test_nll": 0.2, "test_nll_spread": 0.01})])
-    assert tracked | search == seen_in("MLflow") == {metric.name for metric in METRICS}
-
-    lines = [
-        line
-        for name in ("regression", "curves")
-        for line in (workplace / name / "metrics.jsonl").read_text().splitlines()
-    ]
-    steps = entries(name for line in lines for name in json.loads(line) if name != "step")
-    assert steps == seen_in("metrics.jsonl") > seen_in("Prometheus")
-    assert tracked - steps == seen_in("result.json") | {name for name in tracked if name.startswith("system/")}
+    assert steps | test | search | entries(system_metrics()) == seen_in("MLflow") == {metric.name for metric in METRICS}
 
 
 def test_the_document_has_the_table():
@@ -79,8 +97,6 @@ def test_a_family_of_any_name_is_recorded_under_a_name_that_mlflow_takes(workpla
 
 
 def test_mlflow_has_the_last_of_a_running_total_and_the_mean_of_everything_else(tmp_path):
-    from test_step_log import Notebook, record
-
     assert {"train/refused_steps", "cluster/restarts"} == TOTALS
     notebook = Notebook()
     with StepLog(tmp_path / "steps.jsonl", notebook, num_steps=1000) as log:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from cluster.errors import UserError
+from cluster.experiment_view import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -92,7 +93,7 @@ def experiment_id(client: "MlflowClient", uri: str) -> str:
     if experiment is not None:
         return experiment.experiment_id
     location = (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
+    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=experiment_tags())
 
 
 def first_sentence(error: Exception) -> str:

@@ -6,11 +6,16 @@ import subprocess
 import sys
 import time
 import webbrowser
+from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
+from cluster.experiment_view import VIEW, experiment_tags
 from cluster.tracking_store import EXPERIMENT, absolute_uri, open_store, sqlite_file
 from jobs.arguments import UiOptions
 from jobs.runs import default_tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _START_S = 120.0
 
@@ -22,8 +27,7 @@ def open_ui(options: UiOptions) -> None:
         raise UserError(
             f"there is no tracking store at {sqlite_file(uri)}: train a recipe first, or give --tracking-uri"
         )
-    experiment = open_store(uri).get_experiment_by_name(EXPERIMENT)
-    page = "" if experiment is None else f"/#/experiments/{experiment.experiment_id}/runs"
+    page = _page(open_store(uri), is_own=not uri.startswith("http"))
     if uri.startswith("http"):
         _show(f"{uri.rstrip('/')}{page}", options.browser)
         return
@@ -52,6 +56,19 @@ def server_command(uri: str, host: str, port: int) -> list[str]:
     """The server: one process, the store read directly."""
     store = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *store]
+
+
+def _page(client: "MlflowClient", is_own: bool) -> str:
+    """Where the runs are; the experiment of a store of one's own, if it was made before there was a view, gets one."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return ""
+    missing = {name: text for name, text in experiment_tags().items() if experiment.tags.get(name) != text}
+    if is_own:
+        for name, text in missing.items():
+            client.set_experiment_tag(experiment.experiment_id, name, text)
+    view = "" if missing and not is_own else f"?viewStateShareKey={VIEW}"
+    return f"/#/experiments/{experiment.experiment_id}/runs{view}"
 
 
 def _show(address: str, browser: bool) -> None:

@@ -67,8 +67,8 @@ def _page(client: "MlflowClient", is_own: bool) -> str:
     if is_own:
         for name, text in missing.items():
             client.set_experiment_tag(experiment.experiment_id, name, text)
-    view = "" if missing and not is_own else f"?viewStateShareKey={VIEW}"
-    return f"/#/experiments/{experiment.experiment_id}/runs{view}"
+    view = "" if missing and not is_own else f"&viewStateShareKey={VIEW}"
+    return f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning{view}"
 
 
 def _show(address: str, browser: bool) -> None:

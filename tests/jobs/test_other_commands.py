@@ -46,7 +46,7 @@ def test_ui_refuses_a_port_that_is_taken(workplace, capsys):
     assert f"port {port} is in use: give another with --port" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("tags", "view"), [(experiment_tags(), "?viewStateShareKey=mcb"), ({}, "")])
+@pytest.mark.parametrize(("tags", "view"), [(experiment_tags(), "&viewStateShareKey=mcb"), ({}, "")])
 def test_ui_of_a_server_that_runs_elsewhere_is_its_address_with_the_view_if_it_has_it(monkeypatch, capsys, tags, view):
     class Client:
         def get_experiment_by_name(self, name):
@@ -54,7 +54,7 @@ def test_ui_of_a_server_that_runs_elsewhere_is_its_address_with_the_view_if_it_h
 
     monkeypatch.setattr("jobs.ui.open_store", lambda uri: Client())
     open_ui(UiOptions(tracking_uri="http://tracking:5000/", browser=False))
-    assert f"http://tracking:5000/#/experiments/7/runs{view} " in capsys.readouterr().out
+    assert f"http://tracking:5000/#/experiments/7/runs?workflowType=machine_learning{view} " in capsys.readouterr().out
 
 
 def test_ui_listens_on_the_loopback_interface_unless_told_otherwise():

@@ -44,9 +44,11 @@ def test_any_number_of_workers_gives_the_bits_of_one_process(
 
 def test_a_worker_killed_by_sigkill_is_replaced_and_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
     marker = tmp_path / "killed"
-    build = partial(KilledOnce, 4, marker)
-    result = run_meta_training(training_plan(tmp_path / "run", num_workers=2, build=build), ignore, never)
+    build, records = partial(KilledOnce, 4, marker), []
+    result = run_meta_training(training_plan(tmp_path / "run", num_workers=2, build=build), records.append, never)
     assert marker.exists() and result.params_sha256 == expected
+    assert (records[0].restarts, records[-1].restarts) == (0, 1)
+    assert records[0].num_workers == 2 and {record.num_workers for record in records} <= {1, 2}
 
 
 def test_stopped_with_two_workers_and_resumed_with_one_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
@@ -120,6 +122,7 @@ def test_a_server_killed_by_sigkill_is_replaced_and_every_step_is_seen_once(
     assert run_meta_training(plan, kill, never).params_sha256 == expected
     assert [record.version for record in records] == list(range(1, 13))
     assert caplog.text.count("the parameter server died after meta-step") == 2
+    assert records[-1].restarts == 2
 
 
 def test_server_and_workers_killed_at_once_are_replaced(ray_cluster: None, tmp_path: Path, expected: str):

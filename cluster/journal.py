@@ -20,11 +20,13 @@ class Journal:
         self._version = self._newest.version
         self._records: list[StepRecord] = []
         self._deaths: Deaths | None = None
+        self._num_begun = 0
         self._is_stopping = False
         self._error: Exception | None = None
 
     def begin(self) -> Checkpoint | None:
         """What ranks that start, for the first time or after a death, go on from; None if the run is over."""
+        self._num_begun += 1
         self._deaths = Deaths() if self._deaths is None else self._deaths.die()
         if not self._deaths.may_replace(self._plan.max_workers):
             self.fail(
@@ -43,7 +45,7 @@ class Journal:
                 self._deaths = self._deaths.step(is_new)
             if is_new:
                 self._version = record.version
-                self._records.append(record)
+                self._records.append(record._replace(restarts=max(0, self._num_begun - 1)))
         return self._is_stopping
 
     def save(self, checkpoint: Checkpoint) -> bool:

@@ -121,7 +121,8 @@ class Replica:
         record = None if update is None else self._state.finish_update(self._whole.make(update))
         if record is None:
             raise RuntimeError(f"the whole of meta-step {report.shard.version} did not make an update")
-        return record._replace(num_bytes=2 * (self._ring.size - 1) * report.gradient.nbytes, queue_length=0)
+        num_bytes = 2 * (self._ring.size - 1) * report.gradient.nbytes
+        return record._replace(num_bytes=num_bytes, queue_length=0, num_workers=self._ring.size)
 
     def _refresh(self) -> bool:
         """Rank 0 refreshes what was surveyed, and all take over what it found; whether it found anything."""

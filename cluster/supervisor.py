@@ -57,7 +57,7 @@ class Fleet:
     """The actors of one run."""
 
     def __init__(self, plan: TrainingPlan) -> None:
-        self._plan, self._version, self._num_names = plan, 0, 0
+        self._plan, self._version, self._num_names, self._num_restarts = plan, 0, 0, 0
         self._seen = 0  # the meta-step that this server told of last; after a restore it is below `_version`
         self._roster = Roster(
             num_units(plan), plan.min_to_start, plan.min_to_go_on, plan.start_timeout_s, plan.regrow_timeout_s
@@ -122,6 +122,7 @@ class Fleet:
             _logger.warning("%s died after meta-step %d: another takes its place", unit.name, self._version)
             self._units.append(start_unit(self._plan, self._places.take()))
             self._homeless.append(self._units[-1])
+            self._num_restarts += 1
             self._ask(self._server.release.remote(unit.name))
         elif end is LoopEnd.CUT_OFF:
             self._ask(self._server.release.remote(unit.name))
@@ -146,6 +147,7 @@ class Fleet:
         self._require_worth("the parameter server")
         _logger.warning("%s after meta-step %d: another goes on from the newest checkpoint", loss, self._version)
         self._server, self._seen = start_server(self._plan, self._places), 0
+        self._num_restarts += 1
         self._progress = self._server.progress.remote(self._seen)
         if self._roster.has_begun:
             for unit in self._settled():
@@ -194,7 +196,7 @@ class Fleet:
             self._roster.step(is_new=record.version > self._version)
             if record.version > self._version:
                 self._version = record.version
-                on_step(record)
+                on_step(record._replace(num_workers=self._roster.num_placed, restarts=self._num_restarts))
 
 
 def start_server(plan: TrainingPlan, places: Places) -> ActorHandle:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock
 
 from cluster.errors import UserError
+from cluster.experiment_view import experiment_tags
 from cluster.secrets import expanded, without_password
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def experiment_id(client: "MlflowClient", uri: str) -> str:
     if experiment is not None:
         return experiment.experiment_id
     location = (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
+    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=experiment_tags())
 
 
 def find_run_id(client: "MlflowClient", uri: str, tag: str, value: str) -> str | None:

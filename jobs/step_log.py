@@ -2,10 +2,12 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from cluster.metric_names import TOTALS, joined
 from cluster.plan import StepRecord
 from cluster.tracking import Tracker
 
@@ -32,23 +34,41 @@ def step_metrics(record: StepRecord) -> dict[str, float]:
         "server/repeats": record.repeats,
         "server/megabytes": record.num_bytes / 1e6,
         "server/waiting_s": record.waiting_s,
+        "cluster/workers": record.num_workers,
+        "cluster/restarts": record.restarts,
     }
     for name, row in record.per_mode.items():
-        values |= {f"train/{name}/nll": row["nll"], f"train/{name}/mse": row["squared_error"]}
-    values |= {f"modes/{name}": value for name, value in record.refresh.items()}
+        values |= {joined("train", name, "nll"): row["nll"], joined("train", name, "mse"): row["squared_error"]}
+    values |= {joined("modes", name): value for name, value in record.refresh.items()}
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
-class StepLog:
-    """Writes each `StepRecord` to `path` as a line of JSON and tells `tracker` some `num_points` means over windows.
+class Export(Protocol):
+    """Who is told every meta-step's numbers at once."""
 
-    A run that is resumed repeats the steps after its checkpoint: their old lines are dropped.
+    def add(self, values: Mapping[str, float]) -> None:
+        """Take a meta-step's numbers in."""
+        ...
+
+
+class StepLog:
+    """Writes each `StepRecord` to `path` as a line of JSON, to `export` as it is, and tells `tracker` windows of them.
+
+    These are some `num_points`: means over the window, of running totals the last. A run that is resumed repeats the
+    steps after its checkpoint: their old lines are dropped.
     """
 
-    def __init__(self, path: Path, tracker: Tracker, num_steps: int, num_points: int = _NUM_POINTS) -> None:
-        self._path, self._tracker = path, tracker
+    def __init__(
+        self,
+        path: Path,
+        tracker: Tracker,
+        num_steps: int,
+        num_points: int = _NUM_POINTS,
+        export: Export | None = None,
+    ) -> None:
+        self._path, self._tracker, self._export = path, tracker, export
         self._window = max(1, num_steps // num_points)
-        self._sums: dict[str, list[float]] = {}
+        self._windows: dict[str, list[float]] = {}
         self._num_waiting = 0
         self._last = 0
         self._file = None
@@ -74,17 +94,22 @@ class StepLog:
             self._file = self._path.open("a", buffering=1)  # whole lines, for those who follow it
         self._file.write(json.dumps({"step": record.version, **values}) + "\n")
         for name, value in values.items():
-            self._sums.setdefault(name, []).append(value)
+            self._windows.setdefault(name, []).append(value)
+        if self._export is not None:
+            self._export.add(values)
         self._last = record.version
         self._num_waiting += 1
         if self._num_waiting >= self._window:
             self._tell()
 
     def _tell(self) -> None:
-        if self._sums:
-            means = {name: sum(values) / len(values) for name, values in self._sums.items()}
-            self._tracker.metrics(means, self._last)
-        self._sums, self._num_waiting = {}, 0
+        if self._windows:
+            told = {
+                name: values[-1] if name in TOTALS else sum(values) / len(values)
+                for name, values in self._windows.items()
+            }
+            self._tracker.metrics(told, self._last)
+        self._windows, self._num_waiting = {}, 0
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:

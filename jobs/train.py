@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import subprocess
 import uuid
@@ -11,12 +10,14 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import node, python_version
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from rich.console import Console
 
 from cluster.checkpoint import load
 from cluster.lock import Held, locked
+from cluster.metric_export import MetricExport
+from cluster.metric_names import joined
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 from cluster.secrets import without_password
 from cluster.storage import local_copy
@@ -99,7 +100,9 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, loc
     """Meta-train with progress on the screen and every meta-step on record; raises `Interrupted` if it was stopped."""
     with (
         TrainingProgress(console, plan.num_steps) as progress,
-        StepLog(job.folder.metrics, tracker, plan.num_steps) as log,
+        StepLog(
+            job.folder.metrics, tracker, plan.num_steps, export=MetricExport(_run_name(job), job.settings.recipe)
+        ) as log,
     ):
 
         def on_step(record: StepRecord) -> None:
@@ -114,7 +117,7 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, loc
 
 def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Evaluation) -> None:
     """Keep what came out with the tracked run."""
-    tracker.metrics(_metrics(evaluation), result.num_steps)
+    tracker.metrics(evaluation_metrics(evaluation), result.num_steps)
     with local_copy(result.checkpoint) as checkpoint:
         tracker.artifact(checkpoint, "checkpoint")
     tracker.artifact(job.folder.figures, "figures")
@@ -143,7 +146,7 @@ def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker,
     is_same_store = before.get("tracking_uri") == without_password(job.tracking_uri)
     known = before.get("run_id") if is_same_store else None
     params = flatten(job.settings.model_dump(mode="json"))
-    name = f"{job.settings.recipe}/{job.folder.path.name}"
+    name = _run_name(job)
     tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id) | {_CHECKPOINTS: job.checkpoints}
     try:
         tracker = open_tracker(job.tracking_uri, name, params, tags, known, _CHECKPOINTS if job.resume else None)
@@ -153,6 +156,11 @@ def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker,
         _logger.warning("the run is not tracked: %s", error)
         return Untracked(), before.get("run_id") or uuid.uuid4().hex
     return tracker, tracker.run_id
+
+
+def _run_name(job: Job) -> str:
+    """The run's name in MLflow and Prometheus."""
+    return f"{job.settings.recipe}/{job.folder.path.name}"
 
 
 def _begin(job: Job, run_id: str) -> None:
@@ -202,13 +210,22 @@ def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
     }
 
 
-def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation's numbers by names that the store takes; of rows, which result.json has whole, the scores alone."""
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation's numbers by their names; of rows, which result.json has whole, the scores alone."""
     return {
-        re.sub(r"[^\w/ -]", "_", name.replace(".", "/")): value
-        for name, value in flatten(evaluation.figures, "test.").items()
-        if isinstance(value, (int, float)) and (name.count(".") == 1 or name.endswith((".nll", ".mse", ".rmse")))
+        joined(*path): value
+        for path, value in _numbers(evaluation.figures, ("test",))
+        if len(path) == 2 or path[-1] in ("nll", "mse", "rmse")
     }
+
+
+def _numbers(tree: Mapping[str, object], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """The numbers of a tree with their paths."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(cast(Mapping[str, object], value), (*path, name))
+        elif isinstance(value, (int, float)):
+            yield (*path, name), value
 
 
 def ui_command(tracking_uri: str) -> str:

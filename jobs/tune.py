@@ -33,7 +33,7 @@ from jobs.tune_proposals import Proposals, grid_size
 from jobs.tune_ray import run_trials
 from jobs.tune_search import FoundSearch, find_search, save
 from jobs.tune_summary import as_tree, print_summary, write_summary
-from jobs.tune_tracking import SearchTracking
+from jobs.tune_tracking import SearchTracking, best_metrics
 from jobs.tune_trial import Curve, TrialPlan
 from jobs.tune_trials import Trial, Trials
 
@@ -142,8 +142,7 @@ def _finish(console: Console, found: FoundSearch, tuning: Tuning, tracking: Sear
     _summarise(console, found, trials, best, settings, tracking)
     retrained = retrain(console, found, best, settings, tracking.parent.run_id)
     print_retrained(console, retrained)
-    numbers = {f"best/{name}": value for name, value in retrained.items() if isinstance(value, float)}
-    tracking.parent.metrics(numbers, len(trials))
+    tracking.parent.metrics(best_metrics(retrained), len(trials))
     _write_result(found, tracking, {**tree, **retrained}, copy)
 
 
@@ -154,7 +153,7 @@ def _summarise(
     print_summary(console, trials, found.search.second_objective)
     write_summary(found.summary, trials, found.search.second_objective)
     found.best.write_text(to_yaml(settings))
-    tracking.parent.metrics({"best/nll": best.reports[-1].objective}, len(trials))
+    tracking.parent.metrics(best_metrics({"nll": best.reports[-1].objective}), len(trials))
     tracking.parent.artifact(found.best, "")
     tracking.keep(found.summary)
     console.print(f"the best settings: mcb train --config {shlex.quote(str(found.best))}", soft_wrap=True)

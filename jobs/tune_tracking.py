@@ -11,7 +11,7 @@ from jobs.settings_file import flatten
 from jobs.train import nested_in, run_tags
 from jobs.tune_search import FoundSearch
 from jobs.tune_trial import Curve, TrialPlan
-from jobs.tune_trials import State, Trial, TrialFolder
+from jobs.tune_trials import Report, State, Trial, TrialFolder
 
 _STATUS: Mapping[State, Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 _MOST_SEARCHES = 1000  # looked through, the newest first
@@ -50,9 +50,7 @@ class SearchTracking:
         tracker = self._tracker(trial)
         for step, values in curve:
             tracker.metrics(values, step)
-        last = trial.reports[-1]
-        numbers = {"validation/nll": last.objective, "validation/num_modes": last.num_modes, "seconds": last.seconds}
-        tracker.metrics(numbers, last.num_steps)
+        tracker.metrics(report_metrics(trial.reports[-1]), trial.reports[-1].num_steps)
         tracker.flush()
 
     def end(self, trial: Trial) -> None:
@@ -94,3 +92,17 @@ class SearchTracking:
         where = f"tags.`mlflow.parentRunId` = '{self.parent.run_id}' and tags.{_TRIAL} = '{trial.name}'"
         found = self._client.search_runs([experiment_id(self._client, self._uri)], where, max_results=1)
         return found[0].info.run_id if found else None
+
+
+def report_metrics(report: Report) -> dict[str, float]:
+    """A trial's report by the names of its numbers in MLflow."""
+    return {
+        "validation/nll": report.objective,
+        "validation/num_modes": report.num_modes,
+        "validation/seconds": report.seconds,
+    }
+
+
+def best_metrics(found: Mapping[str, object]) -> dict[str, float]:
+    """What is known of the best trial, or of its settings trained again, by the names that it has in MLflow."""
+    return {f"best/{name}": value for name, value in found.items() if isinstance(value, float)}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cluster.checkpoint import load, paths
 from cluster.lock import locked
+from cluster.metric_export import MetricExport
 from cluster.plan import StepRecord
 from cluster.threads import threads
 from cluster.tracking import Untracked
@@ -66,7 +67,8 @@ def run_trial(
                 tell(report, curve.take(), checkpoint)
 
         try:
-            with StepLog(folder.metrics, curve, run.num_steps, _NUM_POINTS) as log:
+            export = MetricExport(f"{folder.path.parent.parent.name}/{folder.path.name}", settings.recipe)
+            with StepLog(folder.metrics, curve, run.num_steps, _NUM_POINTS, export) as log:
 
                 def on_step(record: StepRecord) -> None:
                     log.add(record)

@@ -6,12 +6,17 @@ import subprocess
 import sys
 import time
 import webbrowser
+from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
+from cluster.experiment_view import VIEW, experiment_tags
 from cluster.secrets import without_password
 from cluster.tracking_store import EXPERIMENT, open_store, sqlite_file, store_uri
 from jobs.arguments import UiOptions
 from jobs.runs import default_tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _START_S = 120.0
 _ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -24,8 +29,7 @@ def open_ui(options: UiOptions) -> None:
         raise UserError(
             f"there is no tracking store at {sqlite_file(uri)}: train a recipe first, or give --tracking-uri"
         )
-    experiment = open_store(uri).get_experiment_by_name(EXPERIMENT)
-    page = "" if experiment is None else f"/#/experiments/{experiment.experiment_id}/runs"
+    page = _page(open_store(uri), is_own=not uri.startswith("http"))
     if uri.startswith("http"):
         _show(f"{without_password(uri).rstrip('/')}{page}", options.browser)
         return
@@ -53,6 +57,19 @@ def open_ui(options: UiOptions) -> None:
 def server_command(host: str, port: int) -> list[str]:
     """The server: one process, the store of its environment read directly."""
     return [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+
+
+def _page(client: "MlflowClient", is_own: bool) -> str:
+    """Where the runs are; the experiment of a store of one's own, if it was made before there was a view, gets one."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return ""
+    missing = {name: text for name, text in experiment_tags().items() if experiment.tags.get(name) != text}
+    if is_own:
+        for name, text in missing.items():
+            client.set_experiment_tag(experiment.experiment_id, name, text)
+    view = "" if missing and not is_own else f"&viewStateShareKey={VIEW}"
+    return f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning{view}"
 
 
 def _show(address: str, browser: bool) -> None:

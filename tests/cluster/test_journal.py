@@ -42,6 +42,15 @@ def test_a_checkpoint_is_on_disk_and_what_a_restart_goes_on_from(tmp_path: Path)
     assert journal.finish().parameters.tobytes() == later.parameters.tobytes()
 
 
+def test_a_record_says_how_often_the_ranks_were_started_again(tmp_path: Path):
+    journal, _ = new_journal(tmp_path)
+    journal.begin()
+    journal.add([record(1)])
+    journal.begin()
+    journal.add([record(2)])
+    assert [found.restarts for found in journal.read(0)] == [0, 1]
+
+
 def test_a_checkpoint_that_cannot_be_written_stops_the_run(tmp_path: Path):
     journal, start = new_journal(tmp_path / "folder")
     for path in (tmp_path / "folder").iterdir():

@@ -46,9 +46,11 @@ def test_any_number_of_workers_gives_the_bits_of_one_process(
 @SLOW  # quicker with slices: test_slices_over_ray.py
 def test_a_worker_killed_by_sigkill_is_replaced_and_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
     marker = tmp_path / "killed"
-    build = partial(KilledOnce, 4, marker)
-    result = run_meta_training(training_plan(tmp_path / "run", num_workers=2, build=build), ignore, never)
+    build, records = partial(KilledOnce, 4, marker), []
+    result = run_meta_training(training_plan(tmp_path / "run", num_workers=2, build=build), records.append, never)
     assert marker.exists() and result.params_sha256 == expected
+    assert (records[0].restarts, records[-1].restarts) == (0, 1)
+    assert records[0].num_workers == 2 and {record.num_workers for record in records} <= {1, 2}
 
 
 @SLOW  # quicker with slices: test_slices_over_ray.py
@@ -125,6 +127,7 @@ def test_a_server_killed_alone_and_then_with_all_workers_is_replaced_and_every_s
     assert run_meta_training(plan, kill, never).params_sha256 == expected
     assert [record.version for record in records] == list(range(1, 13))
     assert caplog.text.count("the parameter server died after meta-step") == 2
+    assert records[-1].restarts == 2
 
 
 def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,14 +1,21 @@
 import json
 import math
+import re
 import socket
 import sys
+from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cluster.experiment_view import VIEW, experiment_tags
+from cluster.metric_names import entry
 from jobs.arguments import UiOptions
 from jobs.cli import main
+from jobs.recipes import recipe
 from jobs.report import new_console, print_results, with_half_width
+from jobs.settings_file import flatten
 from jobs.ui import open_ui, server_command
 from mcb.limits import load_reference
 
@@ -38,14 +45,28 @@ def test_ui_refuses_a_port_that_is_taken(workplace, capsys):
     assert f"port {port} is in use: give another with --port" in capsys.readouterr().err
 
 
-def test_ui_of_a_server_that_runs_elsewhere_is_its_address(monkeypatch, capsys):
+@pytest.mark.parametrize(("tags", "view"), [(experiment_tags(), "&viewStateShareKey=mcb"), ({}, "")])
+def test_ui_of_a_server_that_runs_elsewhere_is_its_address_with_the_view_if_it_has_it(monkeypatch, capsys, tags, view):
     class Client:
         def get_experiment_by_name(self, name):
-            return type("Experiment", (), {"experiment_id": "7"})
+            return SimpleNamespace(experiment_id="7", tags=tags)
 
     monkeypatch.setattr("jobs.ui.open_store", lambda uri: Client())
     open_ui(UiOptions(tracking_uri="http://tracking:5000/", browser=False))
-    assert "http://tracking:5000/#/experiments/7/runs" in capsys.readouterr().out
+    assert f"http://tracking:5000/#/experiments/7/runs?workflowType=machine_learning{view} " in capsys.readouterr().out
+
+
+def test_ui_listens_on_the_loopback_interface_unless_told_otherwise():
+    assert ip_address(UiOptions().host).is_loopback
+
+
+def test_the_views_columns_are_metrics_and_settings_that_runs_have():
+    view = json.loads(experiment_tags()[f"mlflow.sharedViewState.{VIEW}"])
+    columns = [re.fullmatch(r"(metrics|params)\.`(.+)`", column) for column in view["selectedColumns"]]
+    assert all(columns)
+    names = {kind: [column[2] for column in columns if column and column[1] == kind] for kind in ("metrics", "params")}
+    assert names["metrics"] and all(entry(name) for name in names["metrics"])
+    assert names["params"] and set(names["params"]) <= set(flatten(recipe("five-modes").model_dump(mode="json")))
 
 
 def test_half_widths_are_shown_in_the_unit_of_the_figure():

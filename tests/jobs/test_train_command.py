@@ -7,6 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from cluster.checkpoint import load
 from cluster.gradient import initial_parameters
+from cluster.metric_names import entry
 from cluster.training import params_sha256
 from jobs.cli import main
 from jobs.evaluate import trained_learner
@@ -63,6 +64,7 @@ def test_a_tracked_run_holds_parameters_metrics_and_artefacts(train, workplace):
         "test/modes/linear/nll",
     }
     assert expected <= set(run.data.metrics)
+    assert [name for name in run.data.metrics if entry(name) is None] == []
     assert run.data.metrics["test/nll"] == pytest.approx(figures["evaluation"]["nll"])
     assert [file.path for file in client.list_artifacts(figures["run_id"], "checkpoint")] == [
         "checkpoint/checkpoint-00000004.mcb"

@@ -14,6 +14,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from tiny_runs import TINY
 
+from cluster.metric_names import entry
 from jobs.cli import main
 from jobs.settings_file import read_yaml
 
@@ -64,6 +65,9 @@ def test_a_search_ends_with_the_best_settings_trained_again_and_no_actor_left(ra
     client = MlflowClient(f"sqlite:///{workplace / 'runs' / 'mlflow.db'}")
     curve = client.get_metric_history(found["best"]["run_id"], "train/nll")
     assert [point.step for point in curve] == list(range(1, 9))
+    parent = client.get_run(found["parent_run_id"])
+    assert all(entry(name) for run in (parent, *runs) for name in run.data.metrics)
+    assert {"best/nll", "best/test_nll"} <= set(parent.data.metrics)
     kept = {file.path for file in client.list_artifacts(found["parent_run_id"])}
     figures = {"history.png", "parallel_coordinates.png"}
     assert figures | {"best.yaml", "leaderboard.csv", "importances.json", "result.json"} <= kept

@@ -15,6 +15,7 @@ from jobs.arguments import (
 )
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
+from jobs.predict_arguments import PredictOptions
 from jobs.recipes import RECIPES, recipe
 from jobs.settings import Settings
 from jobs.settings_file import read_yaml
@@ -67,6 +68,14 @@ def modes(words: list[str]) -> None:
     show_modes(options)
 
 
+def predict(words: list[str]) -> None:
+    """`mcb predict MODEL SUPPORT.csv QUERY.csv`."""
+    options = parse(PredictOptions, "predict", words)
+    from jobs.predict import predict as run
+
+    run(options)
+
+
 def recipes(words: list[str]) -> None:
     """`mcb recipes`."""
     if words and words[0] in ("-h", "--help"):
@@ -106,6 +115,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "modes": modes,
+    "predict": predict,
     "recipes": recipes,
     "limits": limits,
     "ui": ui,

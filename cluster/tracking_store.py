@@ -22,6 +22,7 @@ EXPERIMENT = "mcb-maml"
 _TIMEOUT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SQLITE = "sqlite:///"
+_REMEDY = "give another --tracking-uri, or go on without it by --tracking-optional"
 # Read by MLflow at every request: a server that dies during a run must not hold the run up for minutes.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -56,16 +57,16 @@ def sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE)).absolute()
 
 
-def open_store(uri: str) -> "MlflowClient":
+def open_store(uri: str, remedy: str = _REMEDY) -> "MlflowClient":
     """A client of the store at `uri`, made and migrated first if it is a new SQLite file.
 
     Variables that it names are expanded. Raises `TrackingError`, within some ten seconds, for a store that does not
-    answer or is none, `UserError` for a variable that is not set.
+    answer or is none, with `remedy` at its end, and `UserError` for a variable that is not set.
     """
     shown, uri = without_password(uri), store_uri(uri)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _check_answers(uri, shown)
+    _check_answers(uri, shown, remedy)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient  # two seconds to import
 
@@ -82,8 +83,7 @@ def open_store(uri: str) -> "MlflowClient":
             client.search_experiments(max_results=1)
     except Exception as error:  # MLflow, SQLAlchemy, drivers and the file system have no error in common
         raise TrackingError(
-            f"the tracking store {shown} cannot be opened ({first_sentence(error)}): "
-            "give another --tracking-uri, or go on without it by --tracking-optional"
+            f"the tracking store {shown} cannot be opened ({first_sentence(error)}): {remedy}"
         ) from error
     return client
 
@@ -111,7 +111,7 @@ def first_sentence(error: Exception) -> str:
     return without_password(str(error).strip().partition("\n")[0].partition(". ")[0])
 
 
-def _check_answers(uri: str, shown: str) -> None:
+def _check_answers(uri: str, shown: str, remedy: str) -> None:
     """Raise `TrackingError` unless a server named in `uri` takes connections (and HTTP servers answer)."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
@@ -129,7 +129,4 @@ def _check_answers(uri: str, shown: str) -> None:
         return  # an answer, if not a welcome: the client's own request says more
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise TrackingError(
-            f"the tracking server {shown} does not answer ({reason}): "
-            "start it, give another --tracking-uri, or go on without it by --tracking-optional"
-        ) from error
+        raise TrackingError(f"the tracking server {shown} does not answer ({reason}): start it, or {remedy}") from error

@@ -14,6 +14,7 @@ _COMMANDS = {
     "tune": "search over mode definitions and other settings with Ray Tune",
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
     "modes": "show the modes of a trained run",
+    "predict": "adapt a trained model to a few points and predict others",
     "submit": "run train, tune or evaluate as a job of a Ray cluster",
     "jobs": "list, follow and stop the jobs of a Ray cluster",
     "recipes": "list the named runs",

@@ -15,6 +15,7 @@ from jobs.arguments import (
 )
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
+from jobs.predict_arguments import PredictOptions
 from jobs.recipes import RECIPES, recipe
 from jobs.settings import Settings
 from jobs.settings_file import read_yaml
@@ -65,6 +66,14 @@ def modes(words: list[str]) -> None:
     from jobs.modes import show_modes
 
     show_modes(options)
+
+
+def predict(words: list[str]) -> None:
+    """`mcb predict MODEL SUPPORT.csv QUERY.csv`."""
+    options = parse(PredictOptions, "predict", words)
+    from jobs.predict import predict as run
+
+    run(options)
 
 
 def recipes(words: list[str]) -> None:
@@ -120,6 +129,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "modes": modes,
+    "predict": predict,
     "submit": submit,
     "jobs": jobs,
     "recipes": recipes,

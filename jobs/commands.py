@@ -16,6 +16,7 @@ from jobs.arguments import (
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
 from jobs.recipes import RECIPES, recipe
+from jobs.register_arguments import RegisterOptions
 from jobs.settings import Settings
 from jobs.settings_file import read_yaml
 
@@ -67,6 +68,14 @@ def modes(words: list[str]) -> None:
     show_modes(options)
 
 
+def register(words: list[str]) -> None:
+    """`mcb register RUN --name NAME`."""
+    options = parse(RegisterOptions, "register", words)
+    from jobs.register import register as run
+
+    run(options)
+
+
 def recipes(words: list[str]) -> None:
     """`mcb recipes`."""
     if words and words[0] in ("-h", "--help"):
@@ -106,6 +115,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "modes": modes,
+    "register": register,
     "recipes": recipes,
     "limits": limits,
     "ui": ui,

@@ -1,15 +1,12 @@
 """`mcb train`: meta-train a recipe, track it, evaluate it; or continue a run exactly where it stopped."""
 
 import logging
-import re
 import shlex
-import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
-from platform import node, python_version
+from platform import node
 from typing import NamedTuple
 
 from rich.console import Console
@@ -17,7 +14,6 @@ from rich.console import Console
 from cluster.checkpoint import load
 from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
-from cluster.storage import local_copy
 from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
 from cluster.tracking_store import TrackingError, without_password
 from cluster.training import run_meta_training
@@ -26,11 +22,11 @@ from jobs.bayes import bayes_limit
 from jobs.build import build_plan, build_source
 from jobs.errors import Interrupted
 from jobs.evaluate import evaluate_with_progress, trained_learner
-from jobs.evaluation import Evaluation
 from jobs.job import Job, find_job
 from jobs.overrides import Overrides
 from jobs.pictures import draw
 from jobs.progress import TrainingProgress
+from jobs.record import keep_files, record, versions
 from jobs.report import new_console, print_results
 from jobs.runs import default_tracking_uri, write_json
 from jobs.settings import Settings
@@ -85,7 +81,8 @@ def run_job(
                 write_json(path, figures)
             print_results(console, evaluation.figures, job.settings.recipe)
             draw(job.folder.figures, learner, source, evaluation, read_steps(job.folder.metrics), limit)
-            _record(tracker, job, result, evaluation)
+            keep_files(job, source, figures, evaluation)
+            record(tracker, job, source, result, evaluation)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted after training; go on with\n  mcb evaluate {job.folder.path}") from None
     is_tracked = isinstance(tracker, MlflowTracker)
@@ -107,16 +104,6 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, loc
     if result.interrupted:
         raise Interrupted(_farewell(job, result))
     return result
-
-
-def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Evaluation) -> None:
-    """Keep what came out with the tracked run."""
-    tracker.metrics(_metrics(evaluation), result.num_steps)
-    with local_copy(result.checkpoint) as checkpoint:
-        tracker.artifact(checkpoint, "checkpoint")
-    tracker.artifact(job.folder.figures, "figures")
-    tracker.artifact(job.folder.settings, "")
-    tracker.artifact(job.folder.result, "")
 
 
 @contextmanager
@@ -165,19 +152,10 @@ def nested_in(parent_run_id: str | None) -> dict[str, str]:
 
 def run_tags(settings: Settings, folder: Path) -> dict[str, str]:
     """What the parameters do not say: code, host and versions."""
-    tags = {
-        "recipe": settings.recipe,
-        "run_folder": str(folder),
-        "host": node(),
-        "python": python_version(),
-    }
-    for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
-        with suppress(PackageNotFoundError):  # the source tree may be used without being installed
-            tags[name] = version(name)
-    asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return tags | ({"mlflow.source.git.commit": asked.stdout.strip()} if asked.returncode == 0 else {})
+    tags = {"recipe": settings.recipe, "run_folder": str(folder), "host": node()}
+    made_with = versions()
+    commit = made_with.pop("commit", None)
+    return tags | made_with | ({} if commit is None else {"mlflow.source.git.commit": commit})
 
 
 def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
@@ -191,15 +169,6 @@ def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
         "num_refused": result.num_refused,
         "train_seconds": seconds,
         "tasks_per_s": result.num_tasks / seconds if seconds else 0.0,
-    }
-
-
-def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation's numbers by names that the store takes; of rows, which result.json has whole, the scores alone."""
-    return {
-        re.sub(r"[^\w/ -]", "_", name.replace(".", "/")): value
-        for name, value in flatten(evaluation.figures, "test.").items()
-        if isinstance(value, (int, float)) and (name.count(".") == 1 or name.endswith((".nll", ".mse", ".rmse")))
     }
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from cluster.errors import UserError
 from jobs.build import Source, build_source
 from jobs.evaluate import Trained, find_trained, shown
-from jobs.evaluation import TEST_SEED, score_tasks, test_indices
+from jobs.evaluation import TEST_SEED, evaluated_indices, score_tasks
 from jobs.task_scores import Comparison, ScoredTasks, compare, read_tasks, scored_tasks
 
 
@@ -48,7 +48,7 @@ def compare_contenders(
 def _scored(console: Console, trained: Trained, source: Source, champion: Trained) -> ScoredTasks:
     """Every test task of the champion's evaluation."""
     plan = champion.settings.evaluation
-    indices = test_indices(source, plan)
+    indices = evaluated_indices(source, plan)
     with shown(console) as show:
         scores, _ = score_tasks(trained.learner, source, TEST_SEED, indices, plan.batch_size, "evaluating", show)
     return scored_tasks(scores, source, indices)

@@ -47,7 +47,7 @@ def evaluate(learner: ModeConditionalBayesianMAML, settings: Settings, progress:
         learner, training, MAPPING_SEED, torch.arange(plan.num_mapping_tasks), plan.batch_size, "mapping", progress
     )
     code_to_mode = majority_map(mapping.code, mapping.mode, num_codes)
-    indices = test_indices(test, plan)
+    indices = evaluated_indices(test, plan)
     scores, responsibilities = score_tasks(learner, test, TEST_SEED, indices, plan.batch_size, "evaluating", progress)
     figures: dict[str, object] = dict(summarise(scores, code_to_mode))
     figures["num_codes_used"] = len(mapping.code.unique())
@@ -60,7 +60,7 @@ def evaluate(learner: ModeConditionalBayesianMAML, settings: Settings, progress:
     return Evaluation(figures, scores, responsibilities)
 
 
-def test_indices(test: Source, plan: EvaluationPlan) -> Tensor:
+def evaluated_indices(test: Source, plan: EvaluationPlan) -> Tensor:
     """Which tasks of the stream `TEST_SEED` are the test tasks: of measured curves, every one."""
     return test.every_task(plan.num_rounds) if isinstance(test, CurveTasks) else torch.arange(plan.num_tasks)
 

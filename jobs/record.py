@@ -14,7 +14,7 @@ from cluster.storage import local_copy
 from cluster.tracking import MlflowTracker, Tracker
 from cluster.tracking_store import first_sentence, open_store
 from jobs.build import Source
-from jobs.evaluation import Evaluation, test_indices
+from jobs.evaluation import Evaluation, evaluated_indices
 from jobs.job import Job
 from jobs.logged_model import log_model
 from jobs.model_card import model_card
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 def keep_files(job: Job, source: Source, figures: Mapping[str, object], evaluation: Evaluation) -> None:
     """Write the scores of the test tasks of `source`, and the model card; `figures` are those of result.json."""
-    indices = test_indices(source, job.settings.evaluation)
+    indices = evaluated_indices(source, job.settings.evaluation)
     write_tasks(job.folder.test_tasks, scored_tasks(evaluation.scores, source, indices))
     job.folder.model_card.write_text(model_card(job.settings, source, figures, versions()))
 

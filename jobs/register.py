@@ -85,7 +85,7 @@ def _compared(
             console.print(f"not compared with {whom}: {error}", soft_wrap=True)
             return None
         raise UserError(f"the run cannot be compared with {whom}: {error}; --force replaces it") from error
-    if compared.difference > 0 and not options.force:
+    if not compared.difference <= 0 and not options.force:  # NaN is worse
         raise UserError(
             f"the run is worse than {whom}: {in_words(compared)}; nothing was changed, --force gives it the alias"
         )

@@ -67,8 +67,8 @@ def compare(candidate: ScoredTasks, champion: ScoredTasks) -> Comparison | None:
     """
     num = min(len(candidate.nll), len(champion.nll))
     mine, its = (ScoredTasks(*(leaf[:num] for leaf in scored)) for scored in (candidate, champion))
-    are_curves = len(np.unique(its.unit)) < num or np.ptp(champion.weight) > 0
-    if are_curves and len(candidate.nll) != len(champion.nll):
+    are_plain = all(_is_plain(scored) for scored in (candidate, champion))
+    if not are_plain and len(candidate.nll) != len(champion.nll):
         return None
     if not np.array_equal(mine.unit, its.unit) or np.abs(mine.target - its.target).max() > _TOLERANCE:
         return None
@@ -92,6 +92,11 @@ def read_tasks(path: Path) -> ScoredTasks:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"the test tasks {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     return ScoredTasks(*(column.to_numpy() for column in table.columns))
+
+
+def _is_plain(scored: ScoredTasks) -> bool:
+    """Whether every task counts as much as any other and is drawn once, so that the first of them are a sample too."""
+    return len(np.unique(scored.unit)) == len(scored.unit) and np.ptp(scored.weight) == 0
 
 
 def _mean_target(source: Source, indices: Tensor) -> Tensor:

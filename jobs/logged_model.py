@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 BESIDE = ("test_tasks.parquet", "model_card.md", "figures")  # files of a run that its model carries along
 PACKAGES = ("mcb", "cluster", "jobs")
 NEEDED = (
-    *("mlflow", "torch", "numpy", "pandas", "pydantic", "tyro", "PyYAML", "jaxtyping", "numba", "pyarrow"),
-    *("scikit-learn", "scipy", "threadpoolctl", "pytorch-optimizer", "fsspec", "filelock", "psutil", "rich"),
+    *("mlflow", "torch", "numpy", "pandas", "pydantic", "tyro", "PyYAML", "jaxtyping", "numba", "pyarrow", "scipy"),
+    *("scikit-learn", "threadpoolctl", "pytorch-optimizer", "fsspec", "filelock", "psutil", "rich", "matplotlib"),
 )
 _SHOWN = ("test/nll", "test/mse", "test/crps", "test/coverage_50", "test/coverage_90", "test/mode_accuracy")
 
@@ -139,6 +139,7 @@ def _rows(task: Task, number: int) -> "pd.DataFrame":
     ):
         columns = [*numbered("x", x.shape[1]), *numbered("y", y.shape[1])]
         rows = pd.DataFrame(torch.cat([x, y], dim=1)[mask].double().numpy().round(3), columns=columns)
+        rows = rows.astype(object).where(rows.notna(), None)  # JSON has null, and no NaN
         rows.insert(0, SET, kind)
         rows.insert(0, TASK, f"task {number}")
         parts.append(rows)

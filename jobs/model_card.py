@@ -122,9 +122,10 @@ def _limits(settings: Settings, source: Source, evaluation: Figures) -> list[str
             ]
         case CurveTasks():
             lines += [
-                "x and y are in the units of the training: of each family, less the mean and over the standard "
-                "deviation of its training tasks. Give them so, and read the answers so.",
-                "Its test tasks are other curves of the same families and the same file, not of later measurements.",
+                "Values go in and come out in the units of the file. Where a task's family is not named, it is "
+                "inferred from the support points.",
+                "Its test tasks are other curves of the same families and the same file, not of later measurements. "
+                "Their scores are in standard deviations of each family's training tasks.",
             ]
     lines.append(f"It is weakest at {worst}: NLL {with_half_width(families[worst], 'nll')} nats per query point.")
     if "mode_accuracy" in evaluation:

@@ -110,7 +110,7 @@ def _require_support(
 
 
 def _values(rows: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    return rows[list(names)].to_numpy(dtype=float)
+    return rows[list(names)].to_numpy(dtype=float, copy=True)
 
 
 def _families(support: Sequence[pd.DataFrame], names: Sequence) -> list[str] | None:

@@ -11,8 +11,9 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ class Checkpoint:
     named `optimizer`. The counts run from the beginning of the run, over every resume. `average` is the exponential
     average of the parameters, in runs that keep one; `open_shards` says where the stream of shards stands, in runs
     whose policy does not end one meta-batch before the next. `mode_state` is the state that the last meta-step was
-    computed under, in runs that refresh one, and `pending` the refresh that a later one is to adopt.
+    computed under, in runs that refresh one, and `pending` the refresh that a later one is to adopt. `task_form` says
+    what of the tasks' form no setting tells (plain values; empty where settings tell all).
     """
 
     version: int
@@ -53,6 +55,7 @@ class Checkpoint:
     open_shards: OpenShards | None = None
     mode_state: np.ndarray | None = None
     pending: Pending | None = None
+    task_form: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def evaluated_parameters(self) -> np.ndarray:
@@ -80,6 +83,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "num_refused": checkpoint.num_refused,
         "train_seconds": checkpoint.train_seconds,
         "open_shards": checkpoint.open_shards,
+        "task_form": dict(checkpoint.task_form),
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
     head = json.dumps(header).encode()
@@ -102,7 +106,13 @@ def decode(data: bytes, name: str) -> Checkpoint:
             f"{name} has checkpoint format {header['format_version']}, but this version of the program reads "
             f"format {FORMAT_VERSION}: use the version that wrote it"
         )
-    payload = torch.load(io.BytesIO(body[end:]), weights_only=True)
+    try:
+        payload = torch.load(io.BytesIO(body[end:]), weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:  # refused; no archive of tensors at all
+        raise CheckpointError(
+            f"{name} holds more than numbers, which could run any code when it is loaded: it is refused; "
+            "use a checkpoint that this program wrote"
+        ) from error
     average, open_shards = payload.get("average"), header.get("open_shards")
     return Checkpoint(
         version=header["version"],
@@ -118,6 +128,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
         open_shards=None if open_shards is None else OpenShards(open_shards[0], tuple(open_shards[1])),
         mode_state=payload["mode_state"].numpy() if "mode_state" in payload else None,
         pending=_decode_pending(payload.get("pending")),
+        task_form=header.get("task_form", {}),
     )
 
 

@@ -36,6 +36,7 @@ class ServerPlan:
     checkpoint_keep: int
     settings_yaml: str
     refresh: RefreshPlan | None = None
+    task_form: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def max_calls(self) -> int:
@@ -87,6 +88,7 @@ class TrainingPlan:
     settings_yaml: str = ""
     resume: bool = False
     refresh: RefreshPlan | None = None
+    task_form: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a value out of its range; tell the optimiser the parameters' shapes."""
@@ -165,6 +167,7 @@ class TrainingPlan:
             checkpoint_keep=self.checkpoint_keep,
             settings_yaml=self.settings_yaml,
             refresh=self.refresh,
+            task_form=self.task_form,
         )
 
 

@@ -198,6 +198,7 @@ class ServerState:
             open_shards=None if start == (self._version * self._plan.num_shards, ()) else start,
             mode_state=self.refreshes.state,
             pending=self.refreshes.pending,
+            task_form=self._plan.task_form,
         )
 
     @property

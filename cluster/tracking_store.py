@@ -20,6 +20,7 @@ EXPERIMENT = "mcb-maml"
 _TIMEOUT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SQLITE = "sqlite:///"
+_REMEDY = "give another --tracking-uri, or go on without it by --tracking-optional"
 # Read by MLflow at every request: a server that dies during a run must not hold the run up for minutes.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -57,14 +58,14 @@ def without_password(uri: str) -> str:
     return uri.replace(f":{password}@", ":***@") if password else uri
 
 
-def open_store(uri: str) -> "MlflowClient":
+def open_store(uri: str, remedy: str = _REMEDY) -> "MlflowClient":
     """A client of the store at `uri` (absolute), made and migrated first if it is a new SQLite file.
 
-    Raises `TrackingError`, within some ten seconds, for a store that does not answer or is none.
+    Raises `TrackingError`, within some ten seconds, for a store that does not answer or is none; it ends in `remedy`.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _check_answers(uri)
+    _check_answers(uri, remedy)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient  # two seconds to import
 
@@ -81,8 +82,7 @@ def open_store(uri: str) -> "MlflowClient":
             client.search_experiments(max_results=1)
     except Exception as error:  # MLflow, SQLAlchemy, drivers and the file system have no error in common
         raise TrackingError(
-            f"the tracking store {without_password(uri)} cannot be opened ({first_sentence(error)}): "
-            "give another --tracking-uri, or go on without it by --tracking-optional"
+            f"the tracking store {without_password(uri)} cannot be opened ({first_sentence(error)}): {remedy}"
         ) from error
     return client
 
@@ -101,7 +101,7 @@ def first_sentence(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
-def _check_answers(uri: str) -> None:
+def _check_answers(uri: str, remedy: str) -> None:
     """Raise `TrackingError` unless a server named in `uri` takes connections (and HTTP servers answer)."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
@@ -117,6 +117,5 @@ def _check_answers(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise TrackingError(
-            f"the tracking server {without_password(uri)} does not answer ({reason}): "
-            "start it, give another --tracking-uri, or go on without it by --tracking-optional"
+            f"the tracking server {without_password(uri)} does not answer ({reason}): start it, or {remedy}"
         ) from error

@@ -76,7 +76,14 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
             f"{plan.checkpoint_dir} already holds checkpoints of a run: resume it, or choose another folder"
         )
     start = Checkpoint(
-        0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}, plan.settings_yaml, mode_state=mode_state
+        version=0,
+        parameters=plan.parameters,
+        parameter_shapes=plan.parameter_shapes,
+        optimizer=plan.optimizer.name,
+        optimizer_state={},
+        settings_yaml=plan.settings_yaml,
+        mode_state=mode_state,
+        task_form=plan.task_form,
     )
     save(start, plan.checkpoint_dir, plan.checkpoint_keep)
     return start

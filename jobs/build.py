@@ -17,6 +17,7 @@ from jobs.build_representation import build_representation, embedding_size
 from jobs.build_runtime import aggregation_plan, group_plan, optimizer_plan
 from jobs.errors import UsageError
 from jobs.refresher import Refresher
+from jobs.task_form import HasForm, form_tree
 from mcb.encoders.deep_set import DeepSet
 from mcb.hypernetwork import PriorHypernetwork
 from mcb.inference.conjugate import Conjugate
@@ -49,7 +50,7 @@ def build_source(settings: s.Settings, split: Split = "train") -> Source:
             return CurveTasks.from_parquet(str(tasks.path), split, tasks.num_support, tasks.num_query)
 
 
-def build_learner(settings: s.Settings, source: Source) -> ModeConditionalBayesianMAML:
+def build_learner(settings: s.Settings, source: HasForm) -> ModeConditionalBayesianMAML:
     """The learner at its initial parameters, a pure function of the settings: the global generator is left as it was.
 
     Raises ValueError for parts that do not fit each other.
@@ -124,7 +125,8 @@ def _device(cluster: r.Cluster) -> torch.device:
 
 def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: str, resume: bool) -> TrainingPlan:
     """The run as the cluster sees it; what does not fit together is refused here, before anything starts."""
-    learner = build_learner(settings, build_source(settings))
+    source = build_source(settings)
+    learner = build_learner(settings, source)
     train, cluster = settings.train, settings.cluster
     build_gradient = GradientBuilder(settings)
     return TrainingPlan(
@@ -150,6 +152,7 @@ def build_plan(settings: s.Settings, checkpoint_dir: str | Path, settings_yaml: 
         settings_yaml=settings_yaml,
         resume=resume,
         refresh=_refresh_plan(settings, learner),
+        task_form=form_tree(source),
     )
 
 
@@ -167,7 +170,7 @@ def _refresh_plan(settings: s.Settings, learner: ModeConditionalBayesianMAML) ->
     )
 
 
-def _encoder(encoder: s.Encoder, source: Source) -> DeepSet | None:
+def _encoder(encoder: s.Encoder, source: HasForm) -> DeepSet | None:
     match encoder:
         case s.NoEncoder():
             return None

@@ -4,6 +4,7 @@ from torch import nn
 
 from jobs import mode_settings as m
 from jobs import settings as s
+from jobs.task_form import HasForm
 from mcb.encoders.deep_set import DeepSet
 from mcb.inference.gradient import GradientDescent
 from mcb.inference.problem import Inference
@@ -13,12 +14,9 @@ from mcb.modes.definition import ModeDefinition
 from mcb.modes.representations import SupportStatistics
 from mcb.modes.shared_prior import AdaptedParameters, Hypernetwork, SupportGradient, shared_prior_size
 from mcb.networks.functional import BaseNetwork
-from mcb.types import TaskSource
 
 
-def embedding_size(
-    settings: s.Settings, source: TaskSource, network: BaseNetwork, encoder: DeepSet | None
-) -> int | None:
+def embedding_size(settings: s.Settings, source: HasForm, network: BaseNetwork, encoder: DeepSet | None) -> int | None:
     """Length of what codes or gate read of a task; None where there is no encoder to read."""
     match _representation(settings.modes):
         case "statistics":
@@ -30,7 +28,7 @@ def embedding_size(
 
 def build_representation(
     settings: s.Settings,
-    source: TaskSource,
+    source: HasForm,
     encoder: DeepSet | None,
     parts: tuple[BaseNetwork, Hypernetwork, Gaussian, ModeDefinition, Inference],
 ) -> nn.Module | None:

@@ -13,7 +13,6 @@ from cluster.checkpoint import Checkpoint, load, require_fit, require_state_fit
 from cluster.errors import UserError
 from cluster.gradient import FlatParameters, parameter_shapes
 from cluster.survey import initial_state, write_state
-from cluster.tracking_store import absolute_uri, first_sentence, open_store
 from jobs.arguments import EvaluateOptions
 from jobs.bayes import bayes_limit
 from jobs.build import build_learner, build_source
@@ -26,6 +25,8 @@ from jobs.runs import FoundRun, RunFolder, find_run, write_json
 from jobs.settings import Settings
 from jobs.settings_file import from_yaml
 from jobs.step_log import read_steps
+from jobs.task_form import HasForm
+from jobs.tracked_files import run_checkpoint
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.modes.definition import RefreshedModes
 
@@ -76,12 +77,15 @@ def find_trained(run: str, tracking_uri: str | None, data: Path | None, override
     return Trained(checkpoint, str(path), folder, settings, trained_learner(settings, checkpoint))
 
 
-def trained_learner(settings: Settings, checkpoint: Checkpoint) -> ModeConditionalBayesianMAML:
+def trained_learner(
+    settings: Settings, checkpoint: Checkpoint, form: HasForm | None = None
+) -> ModeConditionalBayesianMAML:
     """The learner at a checkpoint's parameters, or at their average, and with the modes found by then.
 
-    Raises `CheckpointError` for a checkpoint of another learner.
+    `form` is that of its tasks; without it their source is asked. Raises `CheckpointError` for a checkpoint of another
+    learner.
     """
-    learner = build_learner(settings, build_source(settings))
+    learner = build_learner(settings, build_source(settings) if form is None else form)
     require_fit(checkpoint, parameter_shapes(learner), checkpoint.optimizer)
     FlatParameters(learner).write(checkpoint.evaluated_parameters)
     is_refreshed = isinstance(learner.modes, RefreshedModes)
@@ -119,9 +123,4 @@ def _downloaded(run: str, tracking_uri: str | None) -> str:
         raise UserError(
             f"there is no run {run}: name a run's folder, a checkpoint file, or a run id with --tracking-uri"
         )
-    client = open_store(absolute_uri(tracking_uri))
-    try:
-        files = [file.path for file in client.list_artifacts(run, "checkpoint") if file.path.endswith(".mcb")]
-        return client.download_artifacts(run, max(files))
-    except Exception as error:  # MLflow and its artefact stores have no error in common; ValueError: no files
-        raise UserError(f"the tracked run {run} gives no checkpoint: {first_sentence(error)}") from error
+    return str(run_checkpoint(run, tracking_uri))

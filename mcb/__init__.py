@@ -15,6 +15,7 @@ from mcb.modes.oracle import Oracle
 from mcb.modes.single import Single
 from mcb.networks.functional import BaseNetwork
 from mcb.networks.mlp import MLP
+from mcb.predictor import Predictor
 from mcb.types import Support, Task
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "GradientDescent",
     "ModeConditionalBayesianMAML",
     "Oracle",
+    "Predictor",
     "PriorHypernetwork",
     "Single",
     "Support",

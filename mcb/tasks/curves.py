@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mcb.randomness import fold_key, uniforms
-from mcb.tasks.long_form import in_split, read_long_form, standardised
+from mcb.tasks.long_form import LongForm, in_split, read_long_form, standardised, training_moments
 from mcb.types import Task
+from mcb.units import Units
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,8 @@ class CurveTasks:
     enumeration (`every_task`), and a long stream visits all tasks equally often. Curves with no more than `num_support`
     points are left out.
 
-    `x` and `y` are standardised per family on its training tasks, so errors of prediction are in their deviations.
+    `x` and `y` are standardised per family on its training tasks, so errors of prediction are in their deviations;
+    `units` leads back.
     """
 
     mode_names: tuple[str, ...]
@@ -34,6 +36,7 @@ class CurveTasks:
     y: Float[Tensor, "R 1"]
     num_support: int
     num_query: int
+    units: Units
 
     @classmethod
     def from_parquet(
@@ -47,7 +50,8 @@ class CurveTasks:
         for name, value in (("num_support", num_support), ("num_query", num_query)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        data = standardised(read_long_form(path))
+        measured = read_long_form(path)
+        data = standardised(measured)
         chosen = in_split(data, split)
         if not chosen.any():
             raise ValueError(f"{path} has no {split} tasks (a task's name decides its split); add tasks")
@@ -70,6 +74,7 @@ class CurveTasks:
             y=torch.from_numpy(data.y[rows]).float(),
             num_support=num_support,
             num_query=num_query,
+            units=_units(measured),
         )
 
     @property
@@ -113,3 +118,9 @@ class CurveTasks:
         _, num_curves = self.mode.unique_consecutive(return_counts=True)
         slots = [f + len(num_curves) * torch.arange(num_rounds * int(num)) for f, num in enumerate(num_curves)]
         return torch.cat(slots).sort().values
+
+
+def _units(data: LongForm) -> Units:
+    """By which `standardised` leads back to the units of the file."""
+    mean, scale = (torch.from_numpy(moment) for moment in training_moments(data))
+    return Units(data.families, mean[:, :-1], scale[:, :-1], mean[:, -1:], scale[:, -1:])

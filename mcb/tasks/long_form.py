@@ -86,16 +86,9 @@ def standardised(data: LongForm) -> LongForm:
         ValueError: a family has no training task, or a value is too far from its training tasks for float32.
     """
     values = np.concatenate([data.x, data.y], axis=1)
-    training = np.repeat(in_split(data, "train"), data.count)
+    mean, scale = training_moments(data)
     family = np.repeat(data.family, data.count)
-    for index, name in enumerate(data.families):
-        rows = family == index
-        if not training[rows].any():
-            raise ValueError(
-                f"family {name!r} has no training task (a task's name decides its split); add tasks or leave it out"
-            )
-        mean, scale = _moments(values[rows & training])
-        values[rows] = (values[rows] - mean) / scale
+    values = (values - mean[family]) / scale[family]
     values[np.isnan(values)] = 0
     if (far := np.abs(values).max(axis=1) > _LARGEST).any():
         task = np.repeat(np.arange(len(data.names)), data.count)[far.argmax()]
@@ -104,6 +97,27 @@ def standardised(data: LongForm) -> LongForm:
             f"task {name!r} of family {family_name!r} lies too far from its family's training tasks; check its units"
         )
     return data._replace(x=values[:, :-1], y=values[:, -1:])
+
+
+def training_moments(data: LongForm) -> tuple[Float[np.ndarray, "F C"], Float[np.ndarray, "F C"]]:
+    """What `standardised` takes away from each family's columns, those of x and then y, and what it divides by.
+
+    Raises:
+        ValueError: a family has no training task.
+    """
+    values = np.concatenate([data.x, data.y], axis=1)
+    training = np.repeat(in_split(data, "train"), data.count)
+    family = np.repeat(data.family, data.count)
+    moments = []
+    for index, name in enumerate(data.families):
+        rows = training & (family == index)
+        if not rows.any():
+            raise ValueError(
+                f"family {name!r} has no training task (a task's name decides its split); add tasks or leave it out"
+            )
+        moments.append(_moments(values[rows]))
+    mean, scale = zip(*moments, strict=True)
+    return np.stack(mean), np.stack(scale)
 
 
 def _moments(values: Float[np.ndarray, "R C"]) -> tuple[Float[np.ndarray, "C"], Float[np.ndarray, "C"]]:

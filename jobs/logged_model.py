@@ -58,8 +58,9 @@ def log_model(
     is_ready = False
     try:
         with TemporaryDirectory() as folder:
-            identity = {"run_id": run_id, "model_id": logged.model_id, "model_uuid": logged.model_id}
-            save_model(Path(folder) / "model", source, checkpoint, beside, Model(logged.artifact_location, **identity))
+            place, name = logged.artifact_location, logged.model_id
+            identity = Model(place, run_id, model_id=name, model_uuid=name)
+            save_model(Path(folder) / "model", source, checkpoint, beside, identity)
             client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         is_ready = True
     finally:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import mlflow
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from jobs.model_source import load_predictor
 from jobs.task_frame import answer
@@ -24,4 +24,4 @@ class TaskModel(PythonModel):
         return answer(self._predictor, model_input, **(params or {}))
 
 
-mlflow.models.set_model(TaskModel())
+set_model(TaskModel())

@@ -1,15 +1,27 @@
 """Tasks as a table, a row for each point: what a caller of a served model sends, and the rows that come back."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from mcb.prediction import Prediction
-from mcb.predictor import Predictor
+from jaxtyping import Bool, Float, Int, Shaped
 
 from cluster.errors import UserError
 from jobs.task_columns import FAMILY, QUERY, SET, SUPPORT, TASK, numbered
 from mcb.likelihoods import Categorical
+from mcb.prediction import Prediction
+from mcb.predictive import CategoricalMixture
+from mcb.predictor import Predictor
+
+
+class _Points(NamedTuple):
+    """The columns of a table; `task` counts the tasks in the order of their first rows."""
+
+    task: Int[np.ndarray, "N"]
+    is_query: Bool[np.ndarray, "N"]
+    x: Float[np.ndarray, "N X"]
+    y: Float[np.ndarray, "N Y"]
 
 
 def answer(predictor: Predictor, rows: pd.DataFrame, level: float = 0.9) -> pd.DataFrame:
@@ -26,99 +38,89 @@ def answer(predictor: Predictor, rows: pd.DataFrame, level: float = 0.9) -> pd.D
     """
     if not 0 < level < 1:
         raise UserError(f"level={level:g} must lie inside (0, 1): 0.9 stands for 90 %")
-    index, rows = rows.index, rows.reset_index(drop=True)
-    inputs, targets = numbered("x", predictor.x_size), _targets(predictor)
-    _require_columns(rows, [SET, *inputs, *targets])
-    is_query = _is_query(rows)
-    _require_numbers(rows, inputs if predictor.units.is_identity else inputs[:1])
-    _require_numbers(rows[~is_query], targets)
-    names = rows[TASK] if TASK in rows else pd.Series(0, index=rows.index)
-    group, distinct = pd.factorize(names, use_na_sentinel=False)
-    support = [rows[(group == number) & ~is_query] for number in range(len(distinct))]
-    query = [rows[(group == number) & is_query] for number in range(len(distinct))]
-    _require_support(support, query, distinct, targets[0])
-    asked = [number for number, points in enumerate(query) if len(points)]
+    points, names = _read(predictor, rows)
+    asked = np.unique(points.task[points.is_query])
+    support = [np.flatnonzero((points.task == task) & ~points.is_query) for task in asked]
+    query = [np.flatnonzero((points.task == task) & points.is_query) for task in asked]
+    for task, members in zip(asked, support, strict=True):
+        if not len(members):
+            raise UserError(f"task {names[task]} has no row with {SET}={SUPPORT}: give at least one, with its targets")
     posteriors = predictor.adapt_many(
-        [_values(support[number], inputs) for number in asked],
-        [_values(support[number], targets) for number in asked],
-        family=_families([support[number] for number in asked], distinct[asked]) if FAMILY in rows else None,
+        [points.x[members] for members in support],
+        [points.y[members] for members in support],
+        family=_families(rows, support, names[asked]),
     )
-    predicted = posteriors.predict([_values(query[number], inputs) for number in asked])
-    order = pd.concat([query[number] for number in asked]).index
-    task_of = np.repeat(np.arange(len(asked)), [len(query[number]) for number in asked])
-    mode = posteriors.responsibilities.argmax(1)
-    unusual = posteriors.is_unusual
-    columns = {TASK: names[order].to_numpy()} if TASK in rows else {}
-    columns |= _predicted(predicted, level, targets, isinstance(predictor.learner.likelihood, Categorical))
-    columns["mode"] = np.array([predictor.mode_names[number] for number in mode], dtype=object)[task_of]
-    columns["mode_probability"] = posteriors.responsibilities.max(1)[task_of]
-    columns["unusual"] = np.full(len(order), None) if unusual is None else np.asarray(unusual)[task_of]
-    answers = pd.DataFrame(columns, index=order).sort_index()
-    return answers.set_axis(index[answers.index])
+    predicted = posteriors.predict([points.x[members] for members in query])
+    order, one = np.concatenate(query), np.repeat(np.arange(len(asked)), [len(members) for members in query])
+    mode, unusual = posteriors.responsibilities.argmax(1), posteriors.is_unusual
+    columns: dict[str, Any] = {TASK: names[asked][one]} if TASK in rows.columns else {}
+    columns |= _predicted(predicted, level)
+    columns["mode"] = np.array([predictor.mode_names[number] for number in mode], dtype=object)[one]
+    columns["mode_probability"] = posteriors.responsibilities.max(1)[one]
+    columns["unusual"] = np.full(len(one), None) if unusual is None else np.asarray(unusual)[one]
+    by_row = np.argsort(order)
+    answers = {name: column[by_row] for name, column in columns.items()}
+    return pd.DataFrame(answers, index=rows.index[order[by_row]])
 
 
-def _targets(predictor: Predictor) -> list[str]:
-    """Columns of the targets; a class is one."""
-    return numbered("y", 1 if isinstance(predictor.learner.likelihood, Categorical) else predictor.y_size)
+def _read(predictor: Predictor, rows: pd.DataFrame) -> tuple[_Points, Shaped[np.ndarray, "T"]]:
+    """The points, checked, and the names of the tasks."""
+    is_class = isinstance(predictor.learner.likelihood, Categorical)
+    inputs, targets = numbered("x", predictor.x_size), numbered("y", 1 if is_class else predictor.y_size)
+    missing = [name for name in (SET, *inputs, *targets) if name not in rows.columns]
+    if missing:
+        wanted = ", ".join((SET, *inputs, *targets))
+        raise UserError(f"there is no column {', '.join(missing)}: give a row for each point, with {wanted}")
+    kind = np.asarray(rows[SET], dtype=object)
+    if (wrong := ~np.isin(kind, (SUPPORT, QUERY))).any():
+        row = int(wrong.argmax())
+        raise UserError(f"{SET}={kind[row]} in row {row} must be {SUPPORT} or {QUERY}")
+    is_query = kind == QUERY
+    if not is_query.any():
+        raise UserError(f"no row has {SET}={QUERY}: there is nothing to predict")
+    every = np.ones(len(rows), dtype=bool)
+    may_miss = () if predictor.units.is_identity else inputs[1:]
+    x = [_numbers(rows, name, every & (name not in may_miss)) for name in inputs]
+    y = [_numbers(rows, name, ~is_query) for name in targets]
+    given = np.asarray(rows[TASK], dtype=object) if TASK in rows.columns else np.zeros(len(rows), dtype=object)
+    task, names = pd.factorize(given, use_na_sentinel=False)
+    return _Points(task, is_query, np.stack(x, axis=1), np.stack(y, axis=1)), np.asarray(names, dtype=object)
 
 
-def _predicted(predicted: Prediction, level: float, targets: Sequence[str], is_class: bool) -> dict[str, np.ndarray]:
-    """The columns of the predictive, a row for each query point of one task after the other."""
+def _numbers(rows: pd.DataFrame, name: str, needed: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    """A column as float64; raises `UserError` where one that is needed is not finite."""
+    try:
+        values = np.array(rows[name], dtype=float)  # a copy: a table's own memory may not be written to
+    except (TypeError, ValueError) as error:
+        raise UserError(f"column {name} must hold numbers: {error}") from error
+    if (wrong := needed & ~np.isfinite(values)).any():
+        row = int(wrong.argmax())
+        raise UserError(f"{name}={values[row]} in row {row} must be a finite number")
+    return values
+
+
+def _predicted(predicted: Prediction, level: float) -> dict[str, Shaped[np.ndarray, "N"]]:
+    """The columns of the predictive, one task's query points after the other's."""
     present = predicted.present.numpy()
-    if is_class:
+    if isinstance(predicted.predictive, CategoricalMixture):
         probabilities = predicted.probabilities[present]
         each = {f"probability_{number}": column for number, column in enumerate(probabilities.T)}
         return {"class": probabilities.argmax(1), **each}
     lower, upper = predicted.interval(level)
     columns: dict[str, np.ndarray] = {}
     for name, values in (("mean", predicted.mean), ("lower", lower), ("upper", upper)):
-        flat = values[present].reshape(present.sum(), len(targets))
-        columns |= dict(zip(numbered(name, len(targets)), flat.T, strict=True))
+        flat = values[present].reshape(int(present.sum()), -1)
+        columns |= dict(zip(numbered(name, flat.shape[1]), flat.T, strict=True))
     return columns
 
 
-def _require_columns(rows: pd.DataFrame, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in rows]
-    if missing:
-        raise UserError(f"there is no column {', '.join(missing)}: give a row for each point with {', '.join(names)}")
-
-
-def _is_query(rows: pd.DataFrame) -> pd.Series:
-    known = rows[SET].isin([SUPPORT, QUERY])
-    if not known.all():
-        row = int((~known).to_numpy().argmax())
-        raise UserError(f"{SET}={rows[SET][row]} in row {row} must be {SUPPORT} or {QUERY}")
-    if not (is_query := rows[SET] == QUERY).any():
-        raise UserError(f"no row has {SET}={QUERY}: there is nothing to predict")
-    return is_query
-
-
-def _require_numbers(rows: pd.DataFrame, names: Sequence[str]) -> None:
-    for name in names:
-        values = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float)
-        if not (finite := np.isfinite(values)).all():
-            row = rows.index[int((~finite).argmax())]
-            raise UserError(f"{name}={rows[name][row]} in row {row} must be a finite number")
-
-
-def _require_support(
-    support: Sequence[pd.DataFrame], query: Sequence[pd.DataFrame], names: Sequence, target: str
-) -> None:
-    for points, asked, name in zip(support, query, names, strict=True):
-        if points.empty and not asked.empty:
-            raise UserError(f"task {name} has no row with {SET}={SUPPORT}: give at least one, with its {target}")
-
-
-def _values(rows: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    return rows[list(names)].to_numpy(dtype=float, copy=True)
-
-
-def _families(support: Sequence[pd.DataFrame], names: Sequence) -> list[str] | None:
+def _families(rows: pd.DataFrame, support: Sequence[np.ndarray], names: np.ndarray) -> list[str] | None:
     """The family of each task; None where none is named."""
-    found = [points[FAMILY].dropna().unique() for points in support]
-    if not any(len(one) for one in found):
+    column = np.asarray(rows[FAMILY] if FAMILY in rows.columns else [], dtype=object)
+    if pd.isna(column).all():
         return None
+    found = [pd.unique(column[members]) for members in support]
     for name, one in zip(names, found, strict=True):
-        if len(one) != 1:
-            raise UserError(f"task {name} names {len(one)} families in its support rows: name one, or none at all")
+        if len(one) != 1 or pd.isna(one[0]):
+            raise UserError(f"task {name} must name one family in all its support rows, as all tasks, or none at all")
     return [str(one[0]) for one in found]

@@ -26,9 +26,10 @@ def model_card(settings: Settings, source: Source, figures: Figures, versions: M
         "A few-shot learner: given the support points of a new task it says which mode the task is of, adapts, and "
         "predicts with intervals.",
         "## Trained on",
-        _table(("", ""), _data(settings, source, figures)),
+        _table(("tasks", ""), _data(settings, source, figures)),
         "## Learner",
-        _table(("", ""), [*_learner(settings), *versions.items()]),
+        _table(("setting", ""), [*_learner(settings), *versions.items()]),
+        "All settings are in `settings.yaml`.",
         "## On the test tasks",
         _scores(evaluation),
         "By family:",
@@ -51,7 +52,7 @@ def _data(settings: Settings, source: Source, figures: Figures) -> list[tuple[st
     ]
     match tasks:
         case RegressionTasks():
-            rows.append(("inputs", f"one, uniform in {X_LOW:g} to {X_HIGH:g}"))
+            rows.append(("inputs", f"one, uniform from {X_LOW:g} to {X_HIGH:g}"))
             rows.append(("noise of y", f"standard deviation {tasks.noise_scale:g}, in support and query"))
         case CurveTasks():
             rows.append(("inputs", str(source.x_size)))
@@ -130,7 +131,10 @@ def _limits(settings: Settings, source: Source, evaluation: Figures) -> list[str
     lines.append(f"It is weakest at {worst}: NLL {with_half_width(families[worst], 'nll')} nats per query point.")
     if "mode_accuracy" in evaluation:
         told = with_half_width(evaluation, "mode_accuracy")
-        lines.append(f"It tells the family of {told} of the tasks; a `mode` is one of its own codes, not a family.")
+        lines.append(
+            f"It tells the family of {told} of the tasks. A `mode` is one of its own codes, named after the "
+            "family that most of its tasks are of."
+        )
     return lines
 
 
@@ -143,8 +147,8 @@ def _use(settings: Settings, source: Source, run_id: str) -> str:
 ```python
 from mcb import Predictor
 
-predictor = Predictor.load("runs:/{run_id}")  # or the run's folder, or its checkpoint file
-posterior = predictor.adapt([{support}], [0.9, 0.1, -0.4])  # the support points of one task
+predictor = Predictor.load("runs:/{run_id}")  # or the run's folder
+posterior = predictor.adapt([{support}], [0.9, 0.1, -0.4])  # one task's support points
 prediction = posterior.predict([{query}])
 prediction.mean, prediction.interval(0.9), posterior.is_unusual
 ```
@@ -154,10 +158,11 @@ With MLflow alone; `rows` is a table with columns `task`, `set` (support or quer
 ```python
 import mlflow
 
-mlflow.pyfunc.load_model("runs:/{run_id}/{settings.recipe}").predict(rows, params={{"level": 0.9}})
+model = mlflow.pyfunc.load_model("runs:/{run_id}/{settings.recipe}")
+model.predict(rows, params={{"level": 0.9}})
 ```
 
-As a service:
+As a service (all three look in the store that `MLFLOW_TRACKING_URI` names):
 
 ```sh
 mcb register {run_id} --name {settings.recipe}

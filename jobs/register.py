@@ -17,12 +17,13 @@ from jobs.errors import UsageError
 from jobs.logged_model import BESIDE, log_model, newest_model
 from jobs.overrides import override
 from jobs.register_arguments import RegisterOptions
-from jobs.registry import add_version, fetch_version, holder
+from jobs.registry import add_version, fetch_version, holder, model_of
 from jobs.report import new_console, with_half_width
 from jobs.runs import require_place, write_json
 from jobs.settings_file import from_yaml
 from jobs.task_scores import Comparison
-from jobs.tracked_run import TrackedRun, fetch, fetch_checkpoint, find_tracked_run
+from jobs.tracked_files import run_checkpoint
+from jobs.tracked_run import TrackedRun, fetch, find_tracked_run
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -39,11 +40,11 @@ def register(options: RegisterOptions) -> None:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         run = find_tracked_run(options.run, options.tracking_uri, folder)
-        checkpoint = fetch_checkpoint(run.client, run.run_id, folder)
+        checkpoint = run_checkpoint(run.run_id, run.uri)
         champion = holder(run.client, options.name, options.alias)
         model_id = newest_model(run.client, run.run_id, run.figures["num_steps"])
         compared = None
-        if champion is not None and (model_id is None or champion.model_id != model_id):
+        if champion is not None and (model_id is None or model_of(champion) != model_id):
             contender = Contender(checkpoint, fetch(run.client, run.run_id, "test_tasks.parquet", folder))
             compared = _compared(console, options, run, contender, champion, folder)
         model_id = model_id or _log(run, checkpoint, options.data, folder)

@@ -26,14 +26,20 @@ def holder(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | Non
     return None if number is None else client.get_model_version(name, str(number))
 
 
+def model_of(version: "ModelVersion") -> str | None:
+    """The id of the logged model that a version is (its own `model_id` is empty in what a search finds)."""
+    source = version.source or ""
+    return source.removeprefix("models:/") if source.startswith("models:/m-") else None
+
+
 def fetch_version(client: "MlflowClient", uri: str, version: "ModelVersion", folder: Path) -> Contender:
     """The files of a version, fetched from the store at `uri`; raises `UserError` if it is no model of this program."""
     from mlflow.artifacts import download_artifacts
 
     try:
-        where = client.get_model_version_download_uri(version.name, version.version)
-        if version.model_id:
-            where = client.get_logged_model(version.model_id).artifact_location
+        where, logged = client.get_model_version_download_uri(version.name, str(version.version)), model_of(version)
+        if logged is not None:
+            where = client.get_logged_model(logged).artifact_location
         files = Path(download_artifacts(artifact_uri=f"{where}/artifacts", dst_path=str(folder), tracking_uri=uri))
     except Exception as error:  # MLflow and its artefact stores have no error in common
         raise UserError(f"its files cannot be fetched ({first_sentence(error)})") from error
@@ -53,7 +59,7 @@ def add_version(run: TrackedRun, name: str, model_id: str, description: str) -> 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for known in run.client.search_model_versions(f"run_id = '{run.run_id}'"):
-        if (known.name, known.model_id) == (name, model_id):
+        if (known.name, model_of(known)) == (name, model_id):
             return known
     return run.client.create_model_version(
         name, f"models:/{model_id}", run.run_id, description=description, model_id=model_id

@@ -57,17 +57,8 @@ def fetch(client: "MlflowClient", run_id: str, name: str, folder: Path) -> Path 
         raise UserError(f"{name} of run {run_id} cannot be fetched: {first_sentence(error)}") from error
 
 
-def fetch_checkpoint(client: "MlflowClient", run_id: str, folder: Path) -> Path:
-    """The newest checkpoint of a run, here; raises `UserError` if there is none."""
-    try:
-        names = [file.path for file in client.list_artifacts(run_id, "checkpoint") if file.path.endswith(".mcb")]
-        return Path(client.download_artifacts(run_id, max(names), str(folder)))
-    except Exception as error:  # ValueError: no files
-        raise UserError(f"the tracked run {run_id} gives no checkpoint: {first_sentence(error)}") from error
-
-
 def _open(uri: str) -> "MlflowClient":
     """The store; one that is not there yet is not made."""
     if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
         raise UserError(f"there is no tracking store at {sqlite_file(uri)}: give the run's --tracking-uri")
-    return open_store(uri)
+    return open_store(uri, remedy="give another --tracking-uri")

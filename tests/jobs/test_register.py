@@ -158,7 +158,11 @@ def test_runs_evaluated_on_other_tasks_are_evaluated_again_on_those_of_the_champ
         ("one --name=n --alias=v3", 2, "not latest or a version such as v3"),
         ("one --name=a/b", 2, "--name 'a/b' must be a name without / and :"),
         ("one", 2, "see mcb register --help"),
-        ("one --name=n --tracking-uri=http://127.0.0.1:9", 1, "http://127.0.0.1:9 does not answer"),
+        (
+            "one --name=n --tracking-uri=http://127.0.0.1:9",
+            1,
+            "does not answer ([Errno 111] Connection refused): start it, or give another --tracking-uri",
+        ),
         ("one --name=n --tracking-uri=sqlite:///absent.db", 1, "there is no tracking store at"),
         ("two --name=n --json=.", 2, ". cannot be written"),
     ],

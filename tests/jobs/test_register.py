@@ -161,7 +161,7 @@ def test_runs_evaluated_on_other_tasks_are_evaluated_again_on_those_of_the_champ
         (
             "one --name=n --tracking-uri=http://127.0.0.1:9",
             1,
-            "does not answer ([Errno 111] Connection refused): start it, or give another --tracking-uri",
+            "does not answer ([Errno 111] Connection refused): start it, or give another",
         ),
         ("one --name=n --tracking-uri=sqlite:///absent.db", 1, "there is no tracking store at"),
         ("two --name=n --json=.", 2, ". cannot be written"),

@@ -15,6 +15,7 @@ _COMMANDS = {
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
     "modes": "show the modes of a trained run",
     "predict": "adapt a trained model to a few points and predict others",
+    "register": "register a run's model, and make it the champion if it is no worse",
     "submit": "run train, tune or evaluate as a job of a Ray cluster",
     "jobs": "list, follow and stop the jobs of a Ray cluster",
     "recipes": "list the named runs",

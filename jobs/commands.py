@@ -17,6 +17,7 @@ from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
 from jobs.predict_arguments import PredictOptions
 from jobs.recipes import RECIPES, recipe
+from jobs.register_arguments import RegisterOptions
 from jobs.settings import Settings
 from jobs.settings_file import read_yaml
 
@@ -76,6 +77,14 @@ def predict(words: list[str]) -> None:
     run(options)
 
 
+def register(words: list[str]) -> None:
+    """`mcb register RUN --name NAME`."""
+    options = parse(RegisterOptions, "register", words)
+    from jobs.register import register as run
+
+    run(options)
+
+
 def recipes(words: list[str]) -> None:
     """`mcb recipes`."""
     if words and words[0] in ("-h", "--help"):
@@ -130,6 +139,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "evaluate": evaluate,
     "modes": modes,
     "predict": predict,
+    "register": register,
     "submit": submit,
     "jobs": jobs,
     "recipes": recipes,

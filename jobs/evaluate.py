@@ -1,5 +1,7 @@
 """`mcb evaluate`: the figures of a checkpoint, which holds its own settings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from jobs.arguments import EvaluateOptions
 from jobs.bayes import bayes_limit
 from jobs.build import build_learner, build_source
 from jobs.evaluation import Evaluation, evaluate
+from jobs.evaluation import Progress as ShowProgress
 from jobs.overrides import Overrides, override
 from jobs.pictures import draw
 from jobs.report import new_console, print_results
@@ -96,6 +99,13 @@ def evaluate_with_progress(console: Console, learner: ModeConditionalBayesianMAM
     """`evaluate` with a bar on a terminal, and one line elsewhere."""
     if not console.is_terminal:
         console.print("evaluating on the test tasks")
+    with shown(console) as show, torch.no_grad():
+        return evaluate(learner, settings, show)
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[ShowProgress]:
+    """A bar for each thing that is evaluated, on a terminal."""
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         rows: dict[str, int] = {}
 
@@ -104,8 +114,7 @@ def evaluate_with_progress(console: Console, learner: ModeConditionalBayesianMAM
                 rows[what] = int(bar.add_task(what, total=num_all))
             bar.update(bar.task_ids[rows[what]], completed=num_done)
 
-        with torch.no_grad():
-            return evaluate(learner, settings, show)
+        yield show
 
 
 def _downloaded(run: str, tracking_uri: str | None) -> str:

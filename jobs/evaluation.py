@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from jobs.bayes import shipped_reference
-from jobs.build import build_source
+from jobs.build import Source, build_source
+from jobs.settings import Evaluation as EvaluationPlan
 from jobs.settings import Settings
 from mcb.baselines import fit_baselines
 from mcb.family_scores import POOLED, family_rows
@@ -42,12 +43,12 @@ def evaluate(learner: ModeConditionalBayesianMAML, settings: Settings, progress:
     plan = settings.evaluation
     test, training = build_source(settings, "test"), build_source(settings, "train")
     num_codes = learner.modes.num_modes
-    mapping, _ = _scores(
+    mapping, _ = score_tasks(
         learner, training, MAPPING_SEED, torch.arange(plan.num_mapping_tasks), plan.batch_size, "mapping", progress
     )
     code_to_mode = majority_map(mapping.code, mapping.mode, num_codes)
-    indices = test.every_task(plan.num_rounds) if isinstance(test, CurveTasks) else torch.arange(plan.num_tasks)
-    scores, responsibilities = _scores(learner, test, TEST_SEED, indices, plan.batch_size, "evaluating", progress)
+    indices = evaluated_indices(test, plan)
+    scores, responsibilities = score_tasks(learner, test, TEST_SEED, indices, plan.batch_size, "evaluating", progress)
     figures: dict[str, object] = dict(summarise(scores, code_to_mode))
     figures["num_codes_used"] = len(mapping.code.unique())
     figures["modes"] = per_mode(scores, test.mode_names, code_to_mode)
@@ -59,9 +60,15 @@ def evaluate(learner: ModeConditionalBayesianMAML, settings: Settings, progress:
     return Evaluation(figures, scores, responsibilities)
 
 
-def _scores(
+def evaluated_indices(test: Source, plan: EvaluationPlan) -> Tensor:
+    """Which tasks of the stream `TEST_SEED` are the test tasks: of measured curves, every one."""
+    return test.every_task(plan.num_rounds) if isinstance(test, CurveTasks) else torch.arange(plan.num_tasks)
+
+
+@torch.no_grad()
+def score_tasks(
     learner: ModeConditionalBayesianMAML,
-    source: RegressionFamilies | CurveTasks,
+    source: Source,
     seed: int,
     indices: Tensor,
     batch_size: int,

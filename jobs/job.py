@@ -12,7 +12,7 @@ from jobs.runs import RunFolder, begun_folder, default_tracking_uri, new_folder,
 from jobs.settings import Settings
 from jobs.settings_file import flatten, from_yaml, read_yaml
 
-_MAY_CHANGE = ("cluster.", "evaluation.", "train.num_steps", "train.checkpoint_", "tasks.path")
+_MAY_CHANGE = ("cluster.", "evaluation.", "tracking.", "train.num_steps", "train.checkpoint_", "tasks.path")
 _MAY_NOT = ("cluster.policy.", "cluster.gradient_wire", "cluster.parameter_wire")  # parts of the result
 
 

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_ROWS = (
+ROWS = (
     ("nll", "NLL, nats per query point"),
     ("mse", "MSE"),
     ("mse_median", "MSE, median over tasks"),
@@ -20,7 +20,7 @@ _ROWS = (
     ("num_codes_used", "codes in use"),
 )
 _SHARES = ("coverage_50", "coverage_90", "mode_accuracy")
-_BESIDE_BAYES = {"nll": ("excess_nll", "+ "), "mse": ("mse_ratio", "× ")}
+BESIDE_BAYES = {"nll": ("excess_nll", "+ "), "mse": ("mse_ratio", "× ")}
 _PLAIN_WIDTH = 110  # where there is no terminal to fit
 
 Figures = Mapping[str, object]
@@ -65,8 +65,8 @@ def _print_summary(console: Console, figures: Figures, title: str) -> None:
         num_paired = f"{cast(int, bayes['num_tasks']):,} tasks"
         table.add_column(f"Bayes-optimal, {num_paired}", justify="right")
         table.add_column("the run against it", justify="right")
-    for name, label in _ROWS:
-        paired, sign = _BESIDE_BAYES.get(name, ("", ""))
+    for name, label in ROWS:
+        paired, sign = BESIDE_BAYES.get(name, ("", ""))
         beside = [with_half_width(bayes, name), paired and sign + with_half_width(figures, paired)] if bayes else []
         table.add_row(label, with_half_width(figures, name), *beside)
     console.print(table)

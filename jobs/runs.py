@@ -1,6 +1,7 @@
 """The folder of a run, and how a run is found again.
 
-It holds `settings.yaml`, `checkpoints/`, `metrics.jsonl`, `run.json`, `result.json` and `figures/`.
+It holds `settings.yaml`, `checkpoints/`, `metrics.jsonl`, `run.json`, `result.json`, `test_tasks.parquet`,
+`model_card.md` and `figures/`.
 """
 
 import json
@@ -49,6 +50,16 @@ class RunFolder:
     def result(self) -> Path:
         """The figures of a finished run."""
         return self.path / "result.json"
+
+    @property
+    def test_tasks(self) -> Path:
+        """The scores of each test task."""
+        return self.path / "test_tasks.parquet"
+
+    @property
+    def model_card(self) -> Path:
+        """What a user of the learner should know, in Markdown."""
+        return self.path / "model_card.md"
 
     @property
     def figures(self) -> Path:

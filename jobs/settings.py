@@ -163,6 +163,14 @@ class Evaluation(Section):
     batch_size: Annotated[int, count(1, 10**6, "tasks at once")] = 500
 
 
+class Tracking(Section):
+    """What the tracked run holds beside numbers, figures and the checkpoint."""
+
+    log_model: Annotated[
+        bool, Field(description="log the trained learner as an MLflow model, which can be registered and served")
+    ] = True
+
+
 Tasks = Annotated[RegressionTasks | CurveTasks, Field(discriminator="kind")]
 Inference = Annotated[ConjugateInference | GradientInference | SVGDInference, Field(discriminator="kind")]
 Encoder = Annotated[NoEncoder | DeepSetEncoder, Field(discriminator="kind")]
@@ -184,3 +192,4 @@ class Settings(Section):
     optimizer: Optimizer = Optimizer()
     cluster: Cluster = Cluster()
     evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()

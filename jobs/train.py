@@ -3,24 +3,20 @@
 import logging
 import os
 import shlex
-import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
-from platform import node, python_version
-from typing import NamedTuple, cast
+from platform import node
+from typing import NamedTuple
 
 from rich.console import Console
 
 from cluster.checkpoint import load
 from cluster.lock import Held, locked
 from cluster.metric_export import MetricExport
-from cluster.metric_names import joined
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 from cluster.secrets import without_password
-from cluster.storage import local_copy
 from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
 from cluster.tracking_store import TrackingError
 from cluster.training import run_meta_training
@@ -29,11 +25,11 @@ from jobs.bayes import bayes_limit
 from jobs.build import build_plan, build_source
 from jobs.errors import Interrupted
 from jobs.evaluate import evaluate_with_progress, trained_learner
-from jobs.evaluation import Evaluation
 from jobs.job import Job, find_job
 from jobs.overrides import Overrides
 from jobs.pictures import draw
 from jobs.progress import TrainingProgress
+from jobs.record import keep_files, record, versions
 from jobs.report import new_console, print_results
 from jobs.runs import default_tracking_uri, write_json
 from jobs.settings import Settings
@@ -89,7 +85,8 @@ def run_job(
                 write_json(path, figures)
             print_results(console, evaluation.figures, job.settings.recipe)
             draw(job.folder.figures, learner, source, evaluation, read_steps(job.folder.metrics), limit)
-            _record(tracker, job, result, evaluation)
+            keep_files(job, source, figures, evaluation)
+            record(tracker, job, source, result, evaluation)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted after training; go on with\n  mcb evaluate {job.folder.path}") from None
     is_tracked = isinstance(tracker, MlflowTracker)
@@ -113,16 +110,6 @@ def _train(console: Console, job: Job, plan: TrainingPlan, tracker: Tracker, loc
     if result.interrupted:
         raise Interrupted(_farewell(job, result))
     return result
-
-
-def _record(tracker: Tracker, job: Job, result: TrainingResult, evaluation: Evaluation) -> None:
-    """Keep what came out with the tracked run."""
-    tracker.metrics(evaluation_metrics(evaluation), result.num_steps)
-    with local_copy(result.checkpoint) as checkpoint:
-        tracker.artifact(checkpoint, "checkpoint")
-    tracker.artifact(job.folder.figures, "figures")
-    tracker.artifact(job.folder.settings, "")
-    tracker.artifact(job.folder.result, "")
 
 
 @contextmanager
@@ -178,22 +165,12 @@ def nested_in(parent_run_id: str | None) -> dict[str, str]:
 
 def run_tags(settings: Settings, folder: Path) -> dict[str, str]:
     """What the parameters do not say: code, host and versions."""
-    tags = {
-        "recipe": settings.recipe,
-        "run_folder": str(folder),
-        "host": node(),
-        "python": python_version(),
-    }
-    for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
-        with suppress(PackageNotFoundError):  # the source tree may be used without being installed
-            tags[name] = version(name)
+    tags = {"recipe": settings.recipe, "run_folder": str(folder), "host": node()}
     if job := os.environ.get("MCB_JOB"):  # as `mcb submit` named it
         tags["ray_job"] = job
-    with suppress(OSError, subprocess.CalledProcessError):  # no git, as in a container, or no checkout
-        asked = ["git", "rev-parse", "HEAD"]
-        done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        tags["mlflow.source.git.commit"] = done.stdout.strip()
-    return tags
+    made_with = versions()
+    commit = made_with.pop("commit", None)
+    return tags | made_with | ({} if commit is None else {"mlflow.source.git.commit": commit})
 
 
 def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
@@ -208,24 +185,6 @@ def _training_figures(run_id: str, result: TrainingResult) -> dict[str, object]:
         "train_seconds": seconds,
         "tasks_per_s": result.num_tasks / seconds if seconds else 0.0,
     }
-
-
-def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation's numbers by their names; of rows, which result.json has whole, the scores alone."""
-    return {
-        joined(*path): value
-        for path, value in _numbers(evaluation.figures, ("test",))
-        if len(path) == 2 or path[-1] in ("nll", "mse", "rmse")
-    }
-
-
-def _numbers(tree: Mapping[str, object], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """The numbers of a tree with their paths."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(cast(Mapping[str, object], value), (*path, name))
-        elif isinstance(value, (int, float)):
-            yield (*path, name), value
 
 
 def ui_command(tracking_uri: str) -> str:

@@ -78,7 +78,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow():
     program = f"import sys; from jobs.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
-    for command in ("train", "evaluate", "modes", "recipes", "limits", "ui"):
+    for command in ("train", "evaluate", "modes", "register", "recipes", "limits", "ui"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -92,7 +92,7 @@ def test_help_of_a_recipe_shows_its_settings_with_ranges(capsys):
     assert "--modes.num-modes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "modes", "limits", "ui"])
+@pytest.mark.parametrize("command", ["evaluate", "modes", "register", "limits", "ui"])
 def test_help_of_every_command(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"usage: mcb {command}" in capsys.readouterr().out

@@ -16,9 +16,9 @@ from jobs.build import build_learner, build_plan, build_source
 from jobs.evaluation import evaluate
 from jobs.overrides import override, split
 from jobs.recipes import recipe
+from jobs.record import evaluation_metrics
 from jobs.settings import Settings
 from jobs.step_log import StepLog, step_metrics
-from jobs.train import evaluation_metrics
 from jobs.tune_tracking import best_metrics, report_metrics
 from jobs.tune_trials import Report
 

@@ -12,4 +12,5 @@ TINY = (
     "--evaluation.num-mapping-tasks=40",
     "--evaluation.batch-size=30",
     "--cluster.num-workers=0",
+    "--tracking.log-model=false",
 )

@@ -1,0 +1,27 @@
+"""The model that MLflow loads: this file is kept beside the checkpoint and run there (models from code, no pickle)"""
+
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from jobs.model_source import load_predictor
+from jobs.task_frame import answer
+
+
+class TaskModel(PythonModel):
+    """Adapts to the support rows of each task sent and answers its query rows; see `jobs.task_frame`."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Build the learner from the checkpoint, whose settings it holds."""
+        self._predictor = load_predictor(context.artifacts["checkpoint"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """The answers, with intervals of probability `params["level"]`; raises `UserError`."""
+        return answer(self._predictor, model_input, **(params or {}))
+
+
+set_model(TaskModel())

@@ -97,7 +97,7 @@ class MlflowTracker:
             self._num_system += 1
         self._add(values, step)
         if now >= self._flush_at or (len(self._buffer) >= _FLUSH_AT and not self._is_failing):
-            self.flush()
+            self._flush()
 
     def flush(self) -> None:
         """Write what is kept at once, unless the store did not answer last and is not yet to be tried again."""
@@ -114,8 +114,7 @@ class MlflowTracker:
         except Exception as error:  # as many kinds as there are artefact stores; the file itself stays where it is
             _logger.warning("%s was not stored with the tracked run: %s", path, first_sentence(error))
 
-    def flush(self) -> None:
-        """Write what waits."""
+    def _flush(self) -> None:
         try:
             while self._buffer:
                 self._client.log_batch(self.run_id, metrics=self._buffer[:_LARGEST_BATCH])
@@ -128,7 +127,7 @@ class MlflowTracker:
 
     def close(self, status: Status) -> None:
         """Write what is left and the status."""
-        self.flush()
+        self._flush()
         if self._buffer:
             _logger.warning("%d metrics were not recorded; the run's metrics.jsonl has them", len(self._buffer))
         try:

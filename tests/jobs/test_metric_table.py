@@ -21,6 +21,7 @@ from jobs.settings import Settings
 from jobs.step_log import StepLog, step_metrics
 from jobs.tune_tracking import best_metrics, report_metrics
 from jobs.tune_trials import Report
+from mcb.baselines.training_mean import TrainingMean
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 CLUSTERED = (
@@ -61,7 +62,8 @@ def recorded_evaluation(settings: Settings) -> set[str]:
     return set(evaluation_metrics(evaluate(learner, settings, lambda *_: None)))
 
 
-def test_all_that_is_recorded_is_in_the_table_and_all_in_the_table_is_recorded(tmp_path, curves_file):
+def test_all_that_is_recorded_is_in_the_table_and_all_in_the_table_is_recorded(tmp_path, curves_file, monkeypatch):
+    monkeypatch.setattr("jobs.evaluation.fit_baselines", lambda tasks: {"training mean": TrainingMean.fit(tasks)})
     settings = settings_of("two-modes", *CLUSTERED)
     curves = settings_of("curves", f"--tasks.path={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1")
     steps = entries(recorded_steps(settings, tmp_path))

@@ -114,17 +114,6 @@ class MlflowTracker:
         except Exception as error:  # as many kinds as there are artefact stores; the file itself stays where it is
             _logger.warning("%s was not stored with the tracked run: %s", path, first_sentence(error))
 
-    def _flush(self) -> None:
-        try:
-            while self._buffer:
-                self._client.log_batch(self.run_id, metrics=self._buffer[:_LARGEST_BATCH])
-                del self._buffer[:_LARGEST_BATCH]
-        except Exception as error:  # as many kinds as there are stores
-            if not self._is_failing:
-                _logger.warning("metrics cannot be recorded for now, the run goes on: %s", first_sentence(error))
-        self._is_failing = bool(self._buffer)
-        self._flush_at = time.monotonic() + (_RETRY_AFTER_S if self._is_failing else _FLUSH_EVERY_S)
-
     def close(self, status: Status) -> None:
         """Write what is left and the status."""
         self._flush()
@@ -140,6 +129,17 @@ class MlflowTracker:
 
         timestamp = int(time.time() * 1000)
         self._buffer += [Metric(name, float(value), timestamp, step) for name, value in values.items()]
+
+    def _flush(self) -> None:
+        try:
+            while self._buffer:
+                self._client.log_batch(self.run_id, metrics=self._buffer[:_LARGEST_BATCH])
+                del self._buffer[:_LARGEST_BATCH]
+        except Exception as error:  # as many kinds as there are stores
+            if not self._is_failing:
+                _logger.warning("metrics cannot be recorded for now, the run goes on: %s", first_sentence(error))
+        self._is_failing = bool(self._buffer)
+        self._flush_at = time.monotonic() + (_RETRY_AFTER_S if self._is_failing else _FLUSH_EVERY_S)
 
 
 def open_tracker(

@@ -206,7 +206,8 @@ def test_mlflow_serves_the_champion(place, runs, named_store):
         np.testing.assert_allclose([row["lower"] for row in mine], prediction.interval(0.5)[0], atol=1e-5)
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(f"http://127.0.0.1:{port}/invocations", {"dataframe_records": [{"set": "query", "x": 1.0, "y": None}]})
-        assert "has no row with set=support" in refused.value.read().decode()
+        assert refused.value.code == 400
+        assert "task 0 has no row with set=support" in json.loads(refused.value.read())["message"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()

@@ -13,6 +13,7 @@ _COMMANDS = {
     "tune": "search over mode definitions and other settings with Ray Tune",
     "evaluate": "evaluate a run or a checkpoint on the test tasks",
     "modes": "show the modes of a trained run",
+    "predict": "adapt a trained model to a few points and predict others",
     "register": "register a run's model, and make it the champion if it is no worse",
     "recipes": "list the named runs",
     "limits": "make the Bayes-optimal reference of a recipe's test tasks again",

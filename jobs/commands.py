@@ -15,6 +15,7 @@ from jobs.arguments import (
 )
 from jobs.errors import UsageError
 from jobs.overrides import Overrides, override
+from jobs.predict_arguments import PredictOptions
 from jobs.recipes import RECIPES, recipe
 from jobs.register_arguments import RegisterOptions
 from jobs.settings import Settings
@@ -68,6 +69,14 @@ def modes(words: list[str]) -> None:
     show_modes(options)
 
 
+def predict(words: list[str]) -> None:
+    """`mcb predict MODEL SUPPORT.csv QUERY.csv`."""
+    options = parse(PredictOptions, "predict", words)
+    from jobs.predict import predict as run
+
+    run(options)
+
+
 def register(words: list[str]) -> None:
     """`mcb register RUN --name NAME`."""
     options = parse(RegisterOptions, "register", words)
@@ -115,6 +124,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "modes": modes,
+    "predict": predict,
     "register": register,
     "recipes": recipes,
     "limits": limits,

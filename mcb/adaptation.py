@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mcb.adapted import AdaptedTasks
-from mcb.learner import ModeConditionalBayesianMAML
 from mcb.likelihoods import Predictive
 from mcb.predictive import GaussianMixture
 from mcb.randomness import fold_key
+from mcb.serving import ServedLearner
 from mcb.types import Support
 from mcb.units import Units
 
@@ -39,7 +39,7 @@ class Adaptation(NamedTuple):
 class Adapter:
     """A learner that is not trained any more, and the units of its tasks."""
 
-    learner: ModeConditionalBayesianMAML
+    learner: ServedLearner
     units: Units
 
     @torch.no_grad()
@@ -62,7 +62,7 @@ class Adapter:
             flat = family[rows].flatten()
             each = [leaf[rows].repeat_interleave(num_families, 0) for leaf in (x, y, mask)]
             support = self._support(each[0], each[1], each[2], flat)
-            noise = self.learner.noise(fold_key(seed, "adapt"), torch.zeros_like(flat))
+            noise = self.learner.learner.noise(fold_key(seed, "adapt"), torch.zeros_like(flat))
             batches.append(self.learner.adapt_tasks(support, mode[rows].repeat_interleave(num_families), noise))
         return self._weigh(tuple(batches), x, mask, family)
 
@@ -87,7 +87,7 @@ class Adapter:
             number, place = number - size, place + 1
         rows = slice(num_families * number, num_families * (number + 1))
         generated, posterior, *weighed = adaptation.batches[place]
-        if self.learner.modes.has_shared_codes:
+        if self.learner.learner.modes.has_shared_codes:
             batch = AdaptedTasks(generated, _rows(posterior, rows, 1), *(leaf[rows] for leaf in weighed))
         else:
             batch = AdaptedTasks(

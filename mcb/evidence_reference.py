@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mcb.learner import ModeConditionalBayesianMAML
 from mcb.randomness import fold_key
+from mcb.serving import ServedLearner
 from mcb.types import Support, Task
 
 DrawTasks = Callable[[int, int], Task | None]  # (support points, tasks) -> tasks of the training kind, if there are any
@@ -28,7 +28,7 @@ class EvidenceReference:
     distribution. `draw` must be a pure function; then so are percentiles, of the learner and of it.
     """
 
-    def __init__(self, learner: ModeConditionalBayesianMAML, draw: DrawTasks) -> None:
+    def __init__(self, learner: ServedLearner, draw: DrawTasks) -> None:
         self._learner, self._draw = learner, draw
         self._sorted: dict[int, Tensor] = {}
 
@@ -69,7 +69,7 @@ class EvidenceReference:
         evidences, responsibilities = [], []
         for rows in torch.arange(len(tasks.mode)).split(_AT_ONCE):
             support = Support(*(leaf[rows] for leaf in tasks.support))
-            adapted = self._learner.adapt_tasks(support, tasks.mode[rows], self._learner.noise(NOISE_KEY, rows))
+            adapted = self._learner.adapt_tasks(support, tasks.mode[rows], self._learner.learner.noise(NOISE_KEY, rows))
             evidences.append(adapted.log_marginal)
             responsibilities.append(adapted.log_responsibilities.exp())
         return torch.cat(evidences), torch.cat(responsibilities)

@@ -58,11 +58,12 @@ class GaussianMixture(NamedTuple):
         absent = self._weights() == 0
         low = components.masked_fill(absent, math.inf).amin(-3)
         high = components.masked_fill(absent, -math.inf).amax(-3)
+        weights, precision = self._weights(), torch.exp(-self.log_scale)
         for _ in range(_MOST_BISECTIONS):
             middle = low + 0.5 * (high - low)
             if ((middle == low) | (middle == high)).all():
                 break
-            below = self.cdf(middle) < level
+            below = (weights * torch.special.ndtr((middle.unsqueeze(-3) - self.mean) * precision)).sum(-3) < level
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return low + 0.5 * (high - low)
 

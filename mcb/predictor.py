@@ -15,6 +15,7 @@ from mcb.given import ManyNumbers, Numbers, classes, padded, points
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.likelihoods import Categorical
 from mcb.prediction import Prediction
+from mcb.serving import ServedLearner
 from mcb.task_posteriors import TaskPosterior, TaskPosteriors
 from mcb.units import Units
 
@@ -57,9 +58,10 @@ class Predictor:
         self.settings = dict(settings or {})
         self.run_id = run_id
         self.learner = learner.eval().requires_grad_(False)
-        self._adapter = Adapter(self.learner, self.units)
+        served = ServedLearner(self.learner)
+        self._adapter = Adapter(served, self.units)
         self._num_support = num_support
-        self.reference = None if draw is None else EvidenceReference(self.learner, draw)
+        self.reference = None if draw is None else EvidenceReference(served, draw)
 
     @classmethod
     def load(cls, name: str | Path) -> "Predictor":

@@ -64,7 +64,7 @@ class Conjugate:
 
     def adapt(self, problem: Problem, support: Support, noise: Float[Tensor, "P D"] | None) -> ConjugatePosterior:
         """The posterior given the support set."""
-        prior = _head_prior(problem, support)
+        prior = head_prior(problem, support)
         features = problem.network.features(problem.generated.conditional, support.x)
         design = (features * prior.scale[:, None]).to(self.gram_dtype)
         predicted = prior.mean @ features.mT + prior.bias_mean[:, None]
@@ -84,7 +84,7 @@ class Conjugate:
 
     def location(self, problem: Problem, posterior: ConjugatePosterior) -> Float[Tensor, "D"]:
         r"""The exact mean, $m + \mathrm{diag}(s^2)\, \Phi^\top A^{-1} (y - \Phi m)$."""
-        prior = _head_prior(problem)
+        prior = head_prior(problem)
         weight = (
             prior.mean
             + prior.scale * (posterior.design.to(posterior.weights).mT @ posterior.weights[..., None])[..., 0]
@@ -94,7 +94,7 @@ class Conjugate:
 
     def predict(self, problem: Problem, posterior: ConjugatePosterior, x: Float[Tensor, "Q *x"]) -> Components:
         """One Gaussian component: the exact predictive."""
-        prior = _head_prior(problem)
+        prior = head_prior(problem)
         features = problem.network.features(problem.generated.conditional, x)
         design = (features * prior.scale[:, None]).to(self.gram_dtype)
         bias_variance = prior.bias_variance[:, None, None]
@@ -120,7 +120,7 @@ class Conjugate:
         def one_output(prior: HeadPrior, y: Float[Tensor, "S"]) -> HeadAnswer:
             return answer(prior, features, y, support.mask, noise_variance, self.gram_dtype)
 
-        log_evidence, prediction, variance = vmap(one_output)(_head_prior(problem, support), support.y.mT)
+        log_evidence, prediction, variance = vmap(one_output)(head_prior(problem, support), support.y.mT)
         return Answer(log_evidence.sum().to(x.dtype), _components(prediction, variance, x.dtype))
 
 
@@ -128,7 +128,7 @@ def _components(prediction: Float[Tensor, "O Q"], variance: Float[Tensor, "O Q"]
     return Components(prediction.mT[None].to(dtype), variance.clamp(min=0).mT[None].to(dtype))
 
 
-def _head_prior(problem: Problem, support: Support | None = None) -> HeadPrior:
+def head_prior(problem: Problem, support: Support | None = None) -> HeadPrior:
     """From the flat prior over the head's parameters, the weights before the biases; a leading axis `O`.
 
     Raises `ValueError` where the support set has another number of targets.

@@ -88,12 +88,12 @@ class BaseNetwork(nn.Module):
         self, adapted: Float[Tensor, "D"], conditional: Float[Tensor, "C"], x: Float[Tensor, "N *x"]
     ) -> Float[Tensor, "N O"]:
         """Predictions at `x` under the given parameters."""
-        values = {**_unflatten(adapted, self.adapted_shapes), **_unflatten(conditional, self.conditional_shapes)}
+        values = {**unflatten(adapted, self.adapted_shapes), **unflatten(conditional, self.conditional_shapes)}
         return functional_call(self.module, values, (x,))
 
     def features(self, conditional: Float[Tensor, "C"], x: Float[Tensor, "N *x"]) -> Float[Tensor, "N H"]:
         """What a linear head is linear in; for modules with `features` alone (see `linear_head`)."""
-        values = _unflatten(conditional, self.conditional_shapes)
+        values = unflatten(conditional, self.conditional_shapes)
         return functional_call(_Features(self.module), {f"module.{name}": v for name, v in values.items()}, (x,))
 
 
@@ -123,9 +123,11 @@ def _flatten(module: nn.Module, names: Sequence[str]) -> Float[Tensor, "N"]:
     return torch.cat(values) if values else torch.zeros(0)
 
 
-def _unflatten(vector: Float[Tensor, "N"], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    parts = torch.split(vector, [math.prod(shape) for shape in shapes.values()])
-    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+def unflatten(vector: Float[Tensor, "*k N"], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The parameters in a flat vector by name, each with the vector's leading axes."""
+    parts = torch.split(vector, [math.prod(shape) for shape in shapes.values()], dim=-1)
+    leading = vector.shape[:-1]
+    return {name: part.reshape((*leading, *shape)) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _replace_by_buffer(module: nn.Module, name: str) -> None:

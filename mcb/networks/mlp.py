@@ -58,7 +58,10 @@ class MLP(nn.Module):
         *below, last = self.layers
         for layer in below:
             x = self.activation(layer(x))
-        x = last(x)
+        return self.activate_features(last(x))
+
+    def activate_features(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
+        """What becomes of the last layer's sums."""
         if not self.num_rectified:
             return self.activation(x)
         smooth, rectified = x.tensor_split((-self.num_rectified,), dim=-1)

@@ -34,8 +34,16 @@ def draw(num_support: int, num_tasks: int) -> Task:
     return Task(x, y, mask, x, y, mask, rows % 2)
 
 
-@pytest.mark.parametrize("modes", ["codebook, weights", "embedding"])
-@pytest.mark.parametrize("inference", ["conjugate", "svgd"])
+@pytest.mark.parametrize(
+    ("modes", "inference"),
+    [
+        ("codebook, weights", "conjugate"),
+        ("adaptive codebook", "conjugate"),
+        ("codebook, both", "conjugate"),
+        ("embedding", "conjugate"),
+        ("codebook, weights", "svgd"),
+    ],
+)
 def test_a_prediction_is_the_learners_own(modes, inference):
     predictor = make_predictor(modes, inference)
     post = predictor.adapt(X, Y)

@@ -17,7 +17,9 @@ from jobs.build import Source
 from jobs.evaluation import TEST_SEED
 from jobs.settings import Settings
 from jobs.task_columns import FAMILY, QUERY, SET, SUPPORT, TASK, numbered
+from mcb.tasks.curves import CurveTasks
 from mcb.types import Task
+from mcb.units import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,16 +120,30 @@ def signature(source: Source) -> "ModelSignature":
 
 
 def example(source: Source) -> "pd.DataFrame":
-    """Two test tasks as a caller would send them."""
+    """Two test tasks as a caller would send them, in the caller's units."""
     import pandas as pd
 
     tasks = source.sample(TEST_SEED, torch.arange(2))
+    if isinstance(source, CurveTasks):
+        tasks = _in_units(tasks, source.units)
     return pd.concat([_rows(Task(*(leaf[number] for leaf in tasks)), number) for number in range(2)], ignore_index=True)
 
 
 def requirements() -> list[str]:
     """The packages that the model needs, at the versions that are installed here."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in NEEDED]
+
+
+def _in_units(tasks: Task, units: Units) -> Task:
+    """Tasks of measured curves as they were measured."""
+    x_mean, x_scale, y_mean, y_scale = (
+        leaf[tasks.mode, None].float() for leaf in (units.x_mean, units.x_scale, units.y_mean, units.y_scale)
+    )
+    return tasks._replace(
+        support_x=x_mean + x_scale * tasks.support_x,
+        support_y=y_mean + y_scale * tasks.support_y,
+        query_x=x_mean + x_scale * tasks.query_x,
+    )
 
 
 def _rows(task: Task, number: int) -> "pd.DataFrame":
@@ -139,7 +155,8 @@ def _rows(task: Task, number: int) -> "pd.DataFrame":
         (QUERY, task.query_x, torch.full_like(task.query_y, torch.nan), task.query_mask),
     ):
         columns = [*numbered("x", x.shape[1]), *numbered("y", y.shape[1])]
-        rows = pd.DataFrame(torch.cat([x, y], dim=1)[mask].double().numpy().round(3), columns=columns)
+        rows = pd.DataFrame(torch.cat([x, y], dim=1)[mask].numpy(), columns=columns)
+        rows = rows.map(lambda value: float(f"{value:.5g}"))
         rows = rows.astype(object).where(rows.notna(), None)  # JSON has null, and no NaN
         rows.insert(0, SET, kind)
         rows.insert(0, TASK, f"task {number}")

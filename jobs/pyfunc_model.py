@@ -3,9 +3,11 @@
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from cluster.errors import UserError
 from jobs.model_source import load_predictor
 from jobs.task_frame import answer
 
@@ -20,8 +22,14 @@ class TaskModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """The answers, with intervals of probability `params["level"]`; raises `UserError`."""
-        return answer(self._predictor, model_input, **(params or {}))
+        """The answers, with intervals of probability `params["level"]`.
+
+        Raises `MlflowException`, which a server passes on to its caller, for a table that cannot be answered.
+        """
+        try:
+            return answer(self._predictor, model_input, **(params or {}))
+        except (UserError, ValueError) as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
 
 
 set_model(TaskModel())

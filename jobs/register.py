@@ -48,8 +48,7 @@ def register(options: RegisterOptions) -> None:
             contender = Contender(checkpoint, fetch(run.client, run.run_id, "test_tasks.parquet", folder))
             compared = _compared(console, options, run, contender, champion, folder)
         model_id = model_id or _log(run, checkpoint, options.data, folder)
-        version = add_version(run, options.name, model_id, _description(run))
-        run.client.set_registered_model_alias(options.name, options.alias, version.version)
+        version = _take_alias(run, options, model_id)
     _say(console, options, run, version, compared)
     if options.json is not None:
         identity = {"name": options.name, "version": int(version.version), "alias": options.alias, "run_id": run.run_id}
@@ -124,6 +123,16 @@ def _log(run: TrackedRun, checkpoint: Path, data: Path | None, folder: Path) -> 
         )
     except Exception as error:  # MLflow and its artefact stores have no error in common
         raise UserError(f"the model of run {run.run_id} cannot be logged: {first_sentence(error)}") from error
+
+
+def _take_alias(run: TrackedRun, options: RegisterOptions, model_id: str) -> "ModelVersion":
+    """The version of the run's model, which has the alias now."""
+    try:
+        version = add_version(run, options.name, model_id, _description(run))
+        run.client.set_registered_model_alias(options.name, options.alias, str(version.version))
+    except Exception as error:  # MLflow and its stores have no error in common
+        raise UserError(f"{options.name} cannot be registered: {first_sentence(error)}") from error
+    return version
 
 
 def _description(run: TrackedRun) -> str:

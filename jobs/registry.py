@@ -1,5 +1,8 @@
 """MLflow's registry of models: who has an alias, what a version holds, a new version."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,8 @@ from jobs.tracked_run import TrackedRun
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
+
+_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def holder(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
@@ -50,7 +55,10 @@ def fetch_version(client: "MlflowClient", uri: str, version: "ModelVersion", fol
 
 
 def add_version(run: TrackedRun, name: str, model_id: str, description: str) -> "ModelVersion":
-    """The version of the registered model that is this logged model: the one that there is, or a new one."""
+    """The version of the registered model that is this logged model: the one that there is, or a new one.
+
+    MLflow looks for the logged model in the store that the environment names, not in the client's.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -61,6 +69,21 @@ def add_version(run: TrackedRun, name: str, model_id: str, description: str) -> 
     for known in run.client.search_model_versions(f"run_id = '{run.run_id}'"):
         if (known.name, model_of(known)) == (name, model_id):
             return known
-    return run.client.create_model_version(
-        name, f"models:/{model_id}", run.run_id, description=description, model_id=model_id
-    )
+    with _environment_names(run.uri):
+        return run.client.create_model_version(
+            name, f"models:/{model_id}", run.run_id, description=description, model_id=model_id
+        )
+
+
+@contextmanager
+def _environment_names(uri: str) -> Iterator[None]:
+    """MLFLOW_TRACKING_URI is `uri` for the length of the block."""
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before

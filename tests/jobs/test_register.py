@@ -34,9 +34,15 @@ def place(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Ite
     (folder / "runs" / "mlflow.db").write_bytes(migrated_store.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", store(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(sys, "path", list(sys.path))  # loading a model puts its sources there
         yield folder
+
+
+@pytest.fixture
+def named_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user of MLflow alone has to say: where the store is."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store(place))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,7 @@ def test_a_run_logs_a_model_of_its_checkpoint_and_of_nothing_pickled(place, runs
     assert {"model_card.md", "test_tasks.parquet", "figures"} <= kept
 
 
-def test_a_loaded_model_answers_as_the_predictor_does(place, runs):
+def test_a_loaded_model_answers_as_the_predictor_does(place, runs, named_store):
     model = mlflow.pyfunc.load_model(f"runs:/{train_of(place, 'one')}/two-modes")
     sent = rows([5, 2, 9])
     answers = model.predict(sent, params={"level": 0.5})
@@ -94,7 +100,7 @@ def test_a_loaded_model_answers_as_the_predictor_does(place, runs):
         assert set(mine["unusual"]) == {posterior.is_unusual}
 
 
-def test_a_model_needs_nothing_but_its_own_sources_and_the_packages_that_it_names(place, runs, tmp_path):
+def test_a_model_needs_nothing_but_its_own_sources_and_the_packages_that_it_names(place, runs, named_store, tmp_path):
     sent = tmp_path / "sent.json"
     rows([5]).to_json(sent, orient="records")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -134,6 +140,7 @@ def test_the_first_model_is_the_champion_and_only_a_better_one_takes_its_place(p
     assert client(place).get_model_version_by_alias("ladder", "champion").version == 1  # the version that it has
     assert main(["register", str(worse.folder), "--name=ladder", "--json=again.json"]) == 0
     assert json.loads((place / "again.json").read_text())["version"] == 1
+    assert not (place / "mlflow.db").exists()  # MLflow's own default, which is not the run's store
 
 
 def test_runs_evaluated_on_other_tasks_are_evaluated_again_on_those_of_the_champion(place, runs, capsys):
@@ -177,7 +184,7 @@ def test_what_cannot_be_registered_is_one_line_and_registers_nothing(words, code
 
 
 @pytest.mark.slow
-def test_mlflow_serves_the_champion(place, runs):
+def test_mlflow_serves_the_champion(place, runs, named_store):
     better, _ = runs
     assert main(["register", str(better.folder), "--name=served"]) == 0
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -199,7 +206,8 @@ def test_mlflow_serves_the_champion(place, runs):
         np.testing.assert_allclose([row["lower"] for row in mine], prediction.interval(0.5)[0], atol=1e-5)
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(f"http://127.0.0.1:{port}/invocations", {"dataframe_records": [{"set": "query", "x": 1.0, "y": None}]})
-        assert "has no row with set=support" in refused.value.read().decode()
+        assert refused.value.code == 400
+        assert "task 0 has no row with set=support" in json.loads(refused.value.read())["message"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()

@@ -67,6 +67,7 @@ def open_store(uri: str, remedy: str = _REMEDY) -> "MlflowClient":
     shown, uri = without_password(uri), store_uri(uri)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print passwords
     _check_answers(uri, shown, remedy)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient  # two seconds to import

@@ -82,7 +82,7 @@ class JobCluster:
         while self._num_alive() < num_nodes:
             if time.monotonic() > self._deadline:
                 raise RuntimeError("the cluster did not start:\n" + (self.folder / "start.log").read_text())
-            for number, node in enumerate(self._nodes[1:], start=1):
+            for number, node in enumerate(self._nodes):
                 if node.poll() not in (None, -signal.SIGKILL):  # a node gives up after 30 s of a machine's being busy
                     self._nodes[number] = self._started(self._options[number])
             time.sleep(0.2)
@@ -138,14 +138,6 @@ def free_ports(number: int) -> list[int]:
     for place in sockets:
         place.close()
     return ports
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

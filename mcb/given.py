@@ -32,7 +32,7 @@ def points(name: str, values: Numbers, size: int, may_miss: bool = False) -> Ten
         raise ValueError(
             f"{name}[{row}]{f'[{column}]' * (size > 1)} is {array[row, column]}: every value must be a finite number"
         )
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(array.copy())
 
 
 def classes(name: str, values: Numbers, num_classes: int) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from small_learners import make_learner, make_tasks
 
+from mcb.predictive import CategoricalMixture, GaussianMixture
 from mcb.predictor import Predictor
 from mcb.randomness import normals, uniforms
 from mcb.types import Task
@@ -51,6 +52,7 @@ def test_a_prediction_is_the_learners_own(modes, inference):
     learner = make_learner(modes, inference).float()
     own = learner.adapt(torch.tensor(X), torch.tensor(Y)[:, None])
     mixture = own.predict(torch.tensor(NEW))
+    assert isinstance(mixture, GaussianMixture)
     np.testing.assert_allclose(prediction.mean, mixture.expectation()[:, 0].numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(prediction.scale**2, mixture.variance()[:, 0].numpy(), rtol=1e-4)
     np.testing.assert_allclose(post.responsibilities, own.responsibilities.numpy(), rtol=1e-5)
@@ -154,7 +156,7 @@ def test_a_task_unlike_all_others_is_unusual_and_the_reference_is_remembered():
     assert far.is_unusual is True and near.is_unusual is False
     assert far.evidence_percentile == pytest.approx(100 / 2000)
     assert calls == [3]
-    assert predictor.adapt_many([X, X], [Y, [90.0, -80.0, 70.0]]).is_unusual.tolist() == [False, True]
+    np.testing.assert_array_equal(predictor.adapt_many([X, X], [Y, [90.0, -80.0, 70.0]]).is_unusual, [False, True])
 
 
 def test_modes_are_named_after_the_families_that_they_take():
@@ -185,6 +187,7 @@ def test_classes_have_probabilities():
     x, y = task.support_x[0].float(), task.support_y[0]
     prediction = predictor.adapt(x, y).predict(task.query_x[0])
     expected = learner.adapt(x, y).predict(task.query_x[0].float())
+    assert isinstance(expected, CategoricalMixture)
     np.testing.assert_allclose(prediction.probabilities, expected.probabilities().numpy(), rtol=1e-5)
     np.testing.assert_allclose(
         prediction.log_density([0, 1, 2, 3]), expected.log_density(torch.arange(4)).numpy(), rtol=1e-4
@@ -202,6 +205,8 @@ def test_lists_arrays_and_tensors_are_taken_alike_and_not_changed():
     assert len(evidences) == 1
     assert predictor.adapt(X, np.array(Y)[:, None]).log_evidence in evidences
     np.testing.assert_array_equal(given.detach().numpy(), X)
+    read_only = np.broadcast_to(np.array(X[:1]), (2, 3, 2))
+    assert predictor.adapt_many(read_only, [Y, Y]).predict(read_only).mean.shape == (2, 3)
 
 
 @pytest.mark.parametrize(

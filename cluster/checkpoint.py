@@ -20,7 +20,7 @@ import torch
 
 from cluster.errors import CheckpointError
 from cluster.ledger import OpenShards
-from cluster.refresh import Pending
+from cluster.refresh import Pending, RefreshPlan
 from cluster.storage import open_storage, split
 
 FORMAT_VERSION = 1
@@ -36,8 +36,9 @@ class Checkpoint:
     `parameters` is flat float32 in the order of `parameter_shapes`; `optimizer_state` is that of the torch optimiser
     named `optimizer`. The counts run from the beginning of the run, over every resume. `average` is the exponential
     average of the parameters, in runs that keep one; `open_shards` says where the stream of shards stands, in runs
-    whose policy does not end one meta-batch before the next. `mode_state` is the state that the last meta-step was
-    computed under, in runs that refresh one, and `pending` the refresh that a later one is to adopt.
+    whose policy does not end one meta-batch before the next. `mode_state` is the flat float32 state that the last
+    meta-step was computed under, in runs that refresh one, the initial state before the first; `pending` is the refresh
+    that a later one is to adopt.
     """
 
     version: int
@@ -212,12 +213,25 @@ def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int
 
 
 def require_state_fit(checkpoint: Checkpoint, state: np.ndarray | None) -> None:
-    """Raise `CheckpointError` if a run whose state is like `state`, or that has none, cannot continue from it."""
+    """Raise `CheckpointError` if the learner's state is not like `state`, or if it has one and `state` is None."""
     its, mine = (0 if vector is None else len(vector) for vector in (checkpoint.mode_state, state))
     if its != mine:
         raise CheckpointError(
             f"the checkpoint of meta-step {checkpoint.version} is of other modes: their state is {its} numbers there "
             f"and {mine} in this run: give the settings it was made with, or another folder"
+        )
+
+
+def require_refresh_fit(checkpoint: Checkpoint, plan: RefreshPlan | None) -> None:
+    """Raise `CheckpointError` if a run that refreshes its state so, or that has none, cannot continue from it."""
+    require_state_fit(checkpoint, None if plan is None else plan.state)
+    waits = None if checkpoint.pending is None else checkpoint.pending.version
+    if plan is not None and waits is not None and waits != (due := plan.waiting_at(checkpoint.version)):
+        raise CheckpointError(
+            f"the checkpoint of meta-step {checkpoint.version} holds a refresh for meta-step {waits}, but with "
+            f"refresh_every={plan.every} and refresh_lag={plan.lag} this run has "
+            f"{'none waiting there' if due is None else f'one for meta-step {due}'}: give the settings it was made "
+            "with, or another folder"
         )
 
 

@@ -12,14 +12,18 @@ _NUM_RECENT = 64  # shard times that tell what is usual
 
 
 class Holding(NamedTuple):
-    """Since when a worker has had a shard, in seconds of the ledger's clock, and how many it was given at once."""
+    """Since when a worker has had a shard, in seconds of the ledger's clock, and how much it was given at once.
+
+    `work` counts in shards that survey nothing (`work_in`), so that times of meta-steps with and without a survey can
+    be compared.
+    """
 
     since: float
-    num_together: int
+    work: float
 
     def shard_s(self, now: float) -> float:
-        """What the time so far is for one shard of those given together."""
-        return (now - self.since) / self.num_together
+        """What the time so far is for one shard, without its survey, of those given together."""
+        return (now - self.since) / self.work
 
 
 class OpenShards(NamedTuple):
@@ -35,6 +39,15 @@ class OpenShards(NamedTuple):
     def num_counted(self) -> int:
         """Shards that took part in an update."""
         return self.front - len(self.pending)
+
+
+def work_in(shards: Sequence[Shard]) -> float:
+    """How many shards without a survey these are worth, if a surveyed task costs as much as one that is trained on.
+
+    >>> work_in([Shard(version=0, index=0, start=0, stop=5, meta_batch=10, num_surveyed=20)])
+    3.0
+    """
+    return sum((shard.num_tasks + len(shard.surveyed)) / shard.num_tasks for shard in shards)
 
 
 class ShardLedger:
@@ -65,9 +78,10 @@ class ShardLedger:
         taken: list[int] = []
         while len(taken) < num and (position := self._next_free(stop)) is not None:
             taken.append(position)
+        shards = tuple(self._shard(position) for position in taken)
         for position in taken:
-            self._hold(worker_id, position, Holding(now, len(taken)))
-        return tuple(self._shard(position) for position in taken)
+            self._hold(worker_id, position, Holding(now, work_in(shards)))
+        return shards
 
     def is_open(self, shard: Shard) -> bool:
         """Whether a gradient of the shard is wanted: it was handed out (to anybody) and none was gathered since."""
@@ -111,8 +125,9 @@ class ShardLedger:
         found = self._slowest(worker_id, factor, now)
         if found is None or found[0] > 0:
             return ()
-        self._hold(worker_id, found[1], Holding(now, 1))
-        return (self._shard(found[1]),)
+        shard = self._shard(found[1])
+        self._hold(worker_id, found[1], Holding(now, work_in([shard])))
+        return (shard,)
 
     def take_over_in_s(self, worker_id: str, factor: float | None, now: float) -> float | None:
         """Seconds until `take_over` would give this worker a shard, if nothing else happens; None: never."""
@@ -125,7 +140,7 @@ class ShardLedger:
         if after_s is None:
             return None
         waits = [
-            (holding.since + after_s * holding.num_together - now, position)
+            (holding.since + after_s * holding.work - now, position)
             for position, holders in self._held.items()
             if len(holders) == 1 and worker_id not in holders
             for holding in holders.values()

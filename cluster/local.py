@@ -10,7 +10,7 @@ from cluster.parameter_slice import ParameterSlice
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.refresh import Refreshes, refresh
 from cluster.server_state import ServerState
-from cluster.shards import ComputesMetaGradient, ShardReport, adopt
+from cluster.shards import ComputesMetaGradient, ShardReport, adopt_new
 from cluster.slice_state import SliceState
 from cluster.threads import threads
 from cluster.wire import decode, encode
@@ -38,10 +38,7 @@ def train_locally(
     saved, adopted = start.version, None
     with threads(plan.threads_per_worker):
         while not state.is_done:
-            mode_state = state.refreshes.state_at(state.version)
-            if mode_state is not None and mode_state is not adopted:
-                adopt(compute, mode_state)
-                adopted = mode_state
+            adopted = adopt_new(compute, state.refreshes.state_at(state.version), adopted)
             record = _compute(state, whole, compute, aggregation.gradient_wire, refreshes)
             if record is None:
                 continue

@@ -20,6 +20,15 @@ def bundles(plan: TrainingPlan) -> list[dict[str, float]]:
     return [actor] * plan.ranks_per_worker
 
 
+def fits(plan: TrainingPlan, specs: Sequence[Resources]) -> bool:
+    """Whether a placement group with these bundles was made for the run: they are just those of its units.
+
+    Any other surrounds the run by chance, as one does that a job was started in.
+    """
+    mine = bundles(plan) * num_units(plan)
+    return bool(mine) and [{name: n for name, n in spec.items() if n} for spec in specs] == mine
+
+
 def total(parts: Sequence[Resources]) -> dict[str, float]:
     """The sum by resource.
 

@@ -12,8 +12,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from cluster.errors import ClusterError
-from cluster.placement import bundles, num_units
+from cluster.placement import bundles, fits, num_units
 from cluster.plan import TrainingPlan
 
 
@@ -32,21 +31,15 @@ class Place(NamedTuple):
 class Places:
     """The places of a run's actors.
 
-    A run that was started inside a placement group, as a trial of a search is, takes the group's bundles in order,
-    `bundles(plan)` for each unit. Any other run reserves a group on one node for every unit. Ray puts each on the node
-    that has most left, and so spreads units over nodes.
+    A run that was started inside a placement group made for it, as a trial of a search is, takes the group's bundles in
+    order, `bundles(plan)` for each unit. Any other run, inside some other group as well, reserves a group on one node
+    for every unit. Ray puts each on the node that has most left, and so spreads units over nodes.
     """
 
     def __init__(self, plan: TrainingPlan) -> None:
-        """Raises `ClusterError` for a group that is too small."""
-        self._bundles, self._around = bundles(plan), get_current_placement_group()
+        self._bundles, around = bundles(plan), get_current_placement_group()
+        self._around = around if around is not None and fits(plan, around.bundle_specs) else None
         self._free = [unit * len(self._bundles) for unit in range(num_units(plan))]
-        num_needed = len(self._free) * len(self._bundles)
-        if self._around is not None and self._around.bundle_count < num_needed:
-            raise ClusterError(
-                f"the run asks for {num_needed} bundles, but the placement group that it was started in has "
-                f"{self._around.bundle_count}: start it in one of as many bundles"
-            )
 
     @property
     def of_server(self) -> NodeAffinitySchedulingStrategy | PlacementGroupSchedulingStrategy:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cluster.errors import UserError, require_at_least
 from cluster.threads import threads
+from mcb.modes.one_thread import one_thread
 
 
 class Refreshed(NamedTuple):
@@ -38,8 +39,8 @@ class RefreshPlan:
     """When the state is refreshed, and by what.
 
     Meta-steps 0, `every`, 2 `every`, ... survey the reservoir's `num_tasks` tasks, and a refresh is adopted before the
-    meta-step `lag` later; one that would have none to be adopted in is not made. `state` is the initial one; `build`
-    makes the computation where it runs and must be picklable.
+    meta-step `lag` later, however many the run has: one that goes on from where a shorter one ended finds the refresh
+    that waits. `state` is the initial one; `build` makes the computation where it runs and must be picklable.
     """
 
     every: int
@@ -59,9 +60,19 @@ class RefreshPlan:
         if self.state.dtype != np.float32 or self.state.ndim != 1:
             raise UserError(f"the initial state is {self.state.dtype} of shape {self.state.shape}, not flat float32")
 
-    def num_surveyed(self, version: int, num_steps: int) -> int:
+    def num_surveyed(self, version: int) -> int:
         """Tasks that meta-step `version` surveys, 0 in most."""
-        return self.num_tasks if version % self.every == 0 and version + self.lag < num_steps else 0
+        return self.num_tasks if version % self.every == 0 else 0
+
+    def waiting_at(self, version: int) -> int | None:
+        """The meta-step for which a refresh waits when `version` meta-steps are done; None if none does.
+
+        >>> plan = RefreshPlan(every=4, lag=2, num_tasks=9, state=np.zeros(3, np.float32), build=object)
+        >>> [plan.waiting_at(version) for version in range(8)]
+        [None, 2, 2, None, None, 6, 6, None]
+        """
+        due = (version - 1) // self.every * self.every + self.lag
+        return due if version > 0 and due >= version else None
 
 
 class Survey(NamedTuple):
@@ -82,7 +93,7 @@ class Pending(NamedTuple):
 
 def refresh(refreshes: Refreshes, parameters: np.ndarray, survey: Survey) -> Refreshed:
     """The refresh of a survey, computed with one thread wherever that is; raises `UserError` for a misshapen state."""
-    with threads(1):
+    with threads(1), one_thread():
         refreshed = refreshes(survey.version, parameters, survey.state, survey.rows)
     if refreshed.state.dtype != np.float32 or refreshed.state.shape != survey.state.shape:
         raise UserError(

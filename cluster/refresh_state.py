@@ -16,8 +16,8 @@ class RefreshState:
     pending. A pending one becomes the state of the run when the first update under it is made.
     """
 
-    def __init__(self, plan: RefreshPlan | None, num_steps: int, checkpoint: Checkpoint) -> None:
-        self._plan, self._num_steps = plan, num_steps
+    def __init__(self, plan: RefreshPlan | None, checkpoint: Checkpoint) -> None:
+        self._plan = plan
         self._state, self._pending = checkpoint.mode_state, checkpoint.pending
         self._survey: Survey | None = None
         self._due: int | None = None
@@ -25,7 +25,7 @@ class RefreshState:
 
     def num_surveyed(self, version: int) -> int:
         """Tasks that meta-step `version` surveys."""
-        return 0 if self._plan is None else self._plan.num_surveyed(version, self._num_steps)
+        return 0 if self._plan is None else self._plan.num_surveyed(version)
 
     @property
     def is_under_way(self) -> bool:

@@ -19,7 +19,7 @@ from cluster.portions import add_up, portion
 from cluster.refresh import Refreshes, join, refresh
 from cluster.ring import Ring
 from cluster.server_state import ServerState
-from cluster.shards import ComputesMetaGradient, Shard, ShardReport, adopt, sum_by_name
+from cluster.shards import ComputesMetaGradient, Shard, ShardReport, adopt_new, sum_by_name
 from cluster.slice_state import SliceState
 from cluster.threads import threads
 
@@ -145,9 +145,7 @@ class Replica:
                 require_code(self._code)
                 self._compute = self._plan.build_gradient()
             state = self._state.refreshes.state_at(shard.version)
-            if state is not None and state is not self._adopted:
-                adopt(self._compute, state)
-                self._adopted = state
+            self._adopted = adopt_new(self._compute, state, self._adopted)
             pieces = portion(shard, self._plan.num_shards, self._ring.index, self._ring.size)
             return add_up(shard, [self._compute(self._whole.parameters, piece) for piece in pieces])
         except Exception as error:

@@ -39,7 +39,7 @@ class ServerState:
         self._num_tasks = checkpoint.num_tasks
         self._num_refused = checkpoint.num_refused
         self._train_seconds = checkpoint.train_seconds
-        self.refreshes = RefreshState(server_plan.refresh, server_plan.num_steps, checkpoint)
+        self.refreshes = RefreshState(server_plan.refresh, checkpoint)
         num_surveyed = None if server_plan.refresh is None else self.refreshes.num_surveyed
         self._ledger = ShardLedger(server_plan.meta_batch, server_plan.num_shards, start, num_surveyed)
         self._gathered: dict[GradientKey, ShardReport] = {}

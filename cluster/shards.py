@@ -92,6 +92,17 @@ def adopt(compute: ComputesMetaGradient, state: np.ndarray) -> None:
     compute.adopt(state)
 
 
+def adopt_new(compute: ComputesMetaGradient, state: np.ndarray | None, adopted: np.ndarray | None) -> np.ndarray | None:
+    """Give a computation its state, if there is one and it is another object than the one `adopted` last.
+
+    Returns the one that it has now; raises as `adopt`.
+    """
+    if state is None or state is adopted:
+        return adopted
+    adopt(compute, state)
+    return state
+
+
 def plan(version: int, num_tasks: int, num_shards: int) -> tuple[Shard, ...]:
     """The shards of meta-step `version`: contiguous, in order, sizes differing by at most one task.
 

@@ -19,7 +19,10 @@ class HoldsState(Protocol):
     """Modes whose state is refreshed."""
 
     def state(self) -> tuple[Tensor, ...]:
-        """The live tensors that the state is made of, float32, always of the same shapes and in the same order."""
+        """The live tensors that the state is made of, always of the same shapes and in the same order.
+
+        The flat state is their numbers one after the other, as float32.
+        """
         ...
 
 

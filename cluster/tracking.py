@@ -99,6 +99,11 @@ class MlflowTracker:
         if now >= self._flush_at or (len(self._buffer) >= _FLUSH_AT and not self._is_failing):
             self._flush()
 
+    def flush(self) -> None:
+        """Write what is kept at once, unless the store did not answer last and is not yet to be tried again."""
+        if not self._is_failing or time.monotonic() >= self._flush_at:
+            self._flush()
+
     def artifact(self, path: Path, folder: str) -> None:
         """Keep a file, or all files of a folder, with the run."""
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, require_state_fit, save
+from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, require_refresh_fit, save
 from cluster.errors import CheckpointError, UserError
 from cluster.interruption import interruption
 from cluster.local import train_locally
@@ -58,11 +58,10 @@ def params_sha256(parameters: np.ndarray) -> str:
 
 def _starting_point(plan: TrainingPlan) -> Checkpoint:
     """The checkpoint that the run starts from; a new run writes its initial parameters as one, so a bad disk shows."""
-    mode_state = None if plan.refresh is None else plan.refresh.state
     if plan.resume:
         start = load_newest(plan.checkpoint_dir)
         require_fit(start, plan.parameter_shapes, plan.optimizer.name)
-        require_state_fit(start, mode_state)
+        require_refresh_fit(start, plan.refresh)
         if start.open_shards is not None and plan.aggregation.policy.is_ordered:
             raise CheckpointError(
                 f"the checkpoint of meta-step {start.version} is of a stale or asynchronous run, which has shards of "
@@ -75,6 +74,7 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
         raise CheckpointError(
             f"{plan.checkpoint_dir} already holds checkpoints of a run: resume it, or choose another folder"
         )
+    mode_state = None if plan.refresh is None else plan.refresh.state
     start = Checkpoint(
         0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}, plan.settings_yaml, mode_state=mode_state
     )

@@ -82,8 +82,8 @@ class TuneOptions:
     """What is to be small beside the NLL: seconds or num-modes. The Pareto front is shown."""
     num_validation_tasks: int | None = None
     """Tasks that trials are judged by, neither training nor test tasks; 2,000 by default."""
-    num_reports: int = 9
-    """Checkpoints of a trial, at which it is judged."""
+    num_reports: int | None = None
+    """Checkpoints of a trial, at which it is judged; 9 by default."""
     num_seeds: int | None = None
     """Fresh seeds that the best settings are trained with again, and evaluated on the test tasks; 3 by default."""
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

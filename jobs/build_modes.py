@@ -79,9 +79,19 @@ def build_strategy(modes: m.ClusteredModes) -> Clustering:
         case "dirichlet-process-mixture":
             return DirichletProcessMixture(most, modes.concentration)
         case "hdbscan":
-            return HDBSCAN(modes.min_cluster_size)
+            return _hdbscan(modes)
         case "dp-means":
             return DPMeans(modes.radius)
+
+
+def _hdbscan(modes: m.ClusteredModes) -> HDBSCAN:
+    strategy = HDBSCAN(modes.min_cluster_size)
+    if modes.num_reservoir < (least := strategy.smallest_of(modes.num_reservoir)):
+        raise UsageError(
+            f"modes.num_reservoir={modes.num_reservoir} must be at least {least}, the tasks of hdbscan's smallest "
+            "cluster: raise it, or give a smaller --modes.min-cluster-size"
+        )
+    return strategy
 
 
 def _number(modes: m.ClusteredModes) -> int:

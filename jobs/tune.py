@@ -1,43 +1,41 @@
 """`mcb tune`: a search over settings with Ray Tune, watched in MLflow, that can be killed and resumed."""
 
-import os
 import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
-import ray
-import torch
 from rich.console import Console
 
 from cluster.embedded import ray_cluster
-from cluster.errors import ClusterError
+from cluster.errors import UserError
 from cluster.interruption import Interruption, interruption
 from cluster.lock import locked
-from cluster.placement import bundles, in_words, num_runs_at_once, num_units, total
 from cluster.plan import TrainingPlan
 from cluster.tracking import Status
 from jobs.arguments import TuneOptions
-from jobs.build import build_plan
-from jobs.errors import Interrupted, UsageError
+from jobs.errors import Interrupted
 from jobs.overrides import Overrides
 from jobs.report import new_console
 from jobs.runs import write_json
 from jobs.settings import Settings
 from jobs.settings_file import to_yaml
+from jobs.space_ends import asked
 from jobs.space_file import make_space
 from jobs.space_points import point_of, settings_at
 from jobs.spaces import Space
 from jobs.train import ui_command
 from jobs.tune_best import print_retrained, retrain
-from jobs.tune_plan import Tuning
+from jobs.tune_checks import num_at_once, num_cpus, require_places, required
+from jobs.tune_plan import LEARNING_RATE, Tuning
 from jobs.tune_progress import SearchProgress
 from jobs.tune_proposals import Proposals, grid_size
 from jobs.tune_ray import run_trials
-from jobs.tune_search import FoundSearch, Search, find_search, save
+from jobs.tune_search import FoundSearch, find_search, save
 from jobs.tune_summary import as_tree, print_summary, write_summary
 from jobs.tune_tracking import SearchTracking, best_metrics
 from jobs.tune_trial import Curve, TrialPlan
 from jobs.tune_trials import Trial, Trials
-
-_NUM_TRIED = 32  # points of a space that are checked before anything starts
 
 
 def tune(options: TuneOptions, base: Settings | None, overrides: Overrides) -> None:
@@ -49,55 +47,68 @@ def tune(options: TuneOptions, base: Settings | None, overrides: Overrides) -> N
     found = find_search(options, base, overrides)
     search = found.search
     space = make_space(search.space, search.settings)
-    num_trials = min(search.num_trials, grid_size(space)) if search.searcher == "grid" else search.num_trials
-    run = _required(search, space)
-    if "RAY_ADDRESS" not in os.environ and not ray.is_initialized():
-        _at_once(run, [_machine()], "this machine")
+    run = required(search, space)
+    require_places(run, found.folder)
     with locked(found.folder):
         save(found)
         plan = TrialPlan(search.settings, search.num_validation_tasks)
-        tracking = SearchTracking(found, plan)
-        status: Status = "FAILED"
-        trials = Trials(found.trials)
-        try:
-            with interruption() as interrupted, ray_cluster(found.folder, _num_cpus(), len(run.parameters) * 4):
-                interrupted.install()
-                num_at_once = _at_once(run, _nodes(), "the Ray cluster")
-                first = point_of(space, search.settings)
-                seed, second = search.settings.seed, search.second_objective
-                propose = Proposals(space, search.searcher, seed, num_trials, first, second)
-                tuning = Tuning(
-                    plan, run, trials, propose, num_trials, num_at_once, search.scheduler, found.folder / "ray"
-                )
-                _say_begin(console, found, tuning)
-                with SearchProgress(console, trials, num_trials) as progress:
-                    run_trials(tuning, _Watcher(tracking, progress, interrupted, found))
-                retrained = _finish(console, found, trials, tracking, num_at_once)
-            tree = {
-                "parent_run_id": tracking.parent.run_id,
-                "name": search.name,
-                **as_tree(trials, second),
-                **retrained,
-            }
-            for path in [found.result] + ([] if options.json is None else [options.json]):
-                write_json(path, tree)
-            tracking.parent.artifact(found.result, "")
-            status = "FINISHED"
-        except (Interrupted, KeyboardInterrupt):
-            status = "KILLED"
-            raise
-        finally:
-            tracking.close(status)
+        with _tracked(found, plan) as tracking, ray_cluster(found.folder, num_cpus(), len(run.parameters) * 4):
+            tuning = _tuning(found, space, plan, run)
+            _say_begin(console, found, tuning)
+            _run(console, tuning, tracking)
+            _finish(console, found, tuning, tracking, options.json)
     console.print(f"look at the search with\n  {ui_command(search.tracking_uri)}", soft_wrap=True)
+
+
+@contextmanager
+def _tracked(found: FoundSearch, plan: TrialPlan) -> Iterator[SearchTracking]:
+    """The search's tracked runs for the length of the block; a user's wish to end it is told with how to go on."""
+    tracking = SearchTracking(found, plan)
+    status: Status = "FAILED"
+    try:
+        yield tracking
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt, SystemExit):  # the last is Ray's answer to SIGTERM
+        status = "KILLED"
+        folder = shlex.quote(str(found.folder))
+        raise Interrupted(
+            f"interrupted; what was done is saved, go on with\n  mcb tune --resume --out {folder}"
+        ) from None
+    finally:
+        tracking.close(status)
+
+
+def _tuning(found: FoundSearch, space: Space, plan: TrialPlan, run: TrainingPlan) -> Tuning:
+    """How the trials run in the Ray cluster that is there."""
+    search = found.search
+    num_trials = min(search.num_trials, grid_size(space)) if search.searcher == "grid" else search.num_trials
+    first, seed = point_of(space, search.settings), search.settings.seed
+    return Tuning(
+        plan=plan,
+        run=run,
+        trials=Trials(found.trials),
+        propose=Proposals(space, search.searcher, seed, num_trials, first, search.second_objective),
+        num_trials=num_trials,
+        num_at_once=num_at_once(run),
+        scheduler=search.scheduler,
+        rates=asked(space, LEARNING_RATE),
+        folder=found.folder / "ray",
+    )
+
+
+def _run(console: Console, tuning: Tuning, tracking: SearchTracking) -> None:
+    """Run the trials; from its end on, Ctrl-C is an exception again, since nobody asks for it between trials."""
+    with interruption() as interrupted, SearchProgress(console, tuning.trials, tuning.num_trials) as progress:
+        watcher = _Watcher(tracking, progress, interrupted)
+        run_trials(tuning, watcher)
+        watcher.tick()  # a signal may have come after the last one
 
 
 class _Watcher:
     """Tells MLflow and the screen; ends the search when the user asks for it."""
 
-    def __init__(
-        self, tracking: SearchTracking, progress: SearchProgress, interrupted: Interruption, found: FoundSearch
-    ) -> None:
-        self._tracking, self._progress, self._interrupted, self._found = tracking, progress, interrupted, found
+    def __init__(self, tracking: SearchTracking, progress: SearchProgress, interrupted: Interruption) -> None:
+        self._tracking, self._progress, self._interrupted = tracking, progress, interrupted
 
     def begun(self, trial: Trial) -> Trial:
         return self._tracking.begin(trial)
@@ -112,65 +123,53 @@ class _Watcher:
     def tick(self) -> None:
         self._progress.tick()
         if self._interrupted:
-            raise Interrupted(_farewell(self._found))
+            raise Interrupted("interrupted")
 
 
-def _finish(
-    console: Console, found: FoundSearch, trials: Trials, tracking: SearchTracking, num_at_once: int
-) -> dict[str, object]:
-    """Tables, figures and the best settings; then the best ones again with fresh seeds."""
-    best, search = trials.best, found.search
+def _finish(console: Console, found: FoundSearch, tuning: Tuning, tracking: SearchTracking, copy: Path | None) -> None:
+    """Numbers, tables, figures and the best settings; then these again with fresh seeds, which the numbers gain.
+
+    Raises `UserError`, with the numbers written, if no trial gave a result.
+    """
+    trials, search = tuning.trials, found.search
+    tree = {"parent_run_id": tracking.parent.run_id, "name": search.name, **as_tree(trials, search.second_objective)}
+    _write_result(found, tracking, tree, copy)
+    best = trials.best
     if best is None:
         first = next((trial.error for trial in trials.of_state("failed")), "there is none")
-        raise UsageError(f"no trial of {len(trials)} gave a result; the first error: {first}")
-    print_summary(console, trials, search.second_objective)
-    write_summary(found.summary, trials, search.second_objective)
-    alone = settings_at(search.settings, best.point)
-    workers = {"num_workers": alone.cluster.num_workers * num_at_once}
-    settings = alone.model_copy(update={"cluster": alone.cluster.model_copy(update=workers)})
+        raise UserError(f"no trial of {len(trials)} gave a result; the first error: {first}")
+    settings = _best_settings(search.settings, best, tuning.num_at_once)
+    _summarise(console, found, trials, best, settings, tracking)
+    retrained = retrain(console, found, best, settings, tracking.parent.run_id)
+    print_retrained(console, retrained)
+    tracking.parent.metrics(best_metrics(retrained), len(trials))
+    _write_result(found, tracking, {**tree, **retrained}, copy)
+
+
+def _summarise(
+    console: Console, found: FoundSearch, trials: Trials, best: Trial, settings: Settings, tracking: SearchTracking
+) -> None:
+    """Tables, figures and the best settings: on the screen, in the search's folder, and with its tracked run."""
+    print_summary(console, trials, found.search.second_objective)
+    write_summary(found.summary, trials, found.search.second_objective)
     found.best.write_text(to_yaml(settings))
     tracking.parent.metrics(best_metrics({"nll": best.reports[-1].objective}), len(trials))
     tracking.parent.artifact(found.best, "")
     tracking.keep(found.summary)
     console.print(f"the best settings: mcb train --config {shlex.quote(str(found.best))}", soft_wrap=True)
-    try:
-        retrained = retrain(console, found, settings, tracking.parent.run_id)
-    except Interrupted:
-        raise Interrupted(_farewell(found)) from None
-    print_retrained(console, retrained)
-    if "test_nll" in retrained:
-        tracking.parent.metrics(best_metrics(retrained), len(trials))
-    return retrained
 
 
-def _required(search: Search, space: Space) -> TrainingPlan:
-    """What a trial asks of the cluster; raises `UsageError` if points of the space do not fit the settings."""
-    settings = search.settings
-    if settings.cluster.strategy != "server":
-        raise UsageError(f"cluster.strategy={settings.cluster.strategy} cannot be searched: trials need the server's")
-    if settings.train.checkpoint_dir is not None:
-        raise UsageError("train.checkpoint_dir cannot be set: each trial's checkpoints lie below --out")
-    first = point_of(space, settings)
-    some = Proposals(space, "random", settings.seed, _NUM_TRIED, first)
-    plans = [build_plan(settings_at(settings, some(number, ())), "", "", resume=False) for number in range(_NUM_TRIED)]
-    widest = max(plans, key=lambda plan: (num_units(plan), len(plan.parameters)))
-    changing = {path for path in first if path.startswith("cluster.")}
-    if changing:
-        raise UsageError(f"the space asks about {min(changing)}: a trial's machines are the same for all trials")
-    return widest
+def _best_settings(base: Settings, best: Trial, num_trials_at_once: int) -> Settings:
+    """The best trial's settings on all the machines that the trials had together."""
+    alone = settings_at(base, best.point)
+    workers = {"num_workers": alone.cluster.num_workers * num_trials_at_once}
+    return alone.model_copy(update={"cluster": alone.cluster.model_copy(update=workers)})
 
 
-def _at_once(run: TrainingPlan, nodes: list[dict[str, float]], where: str) -> int:
-    """Trials that fit at once; raises `ClusterError`, with the numbers, if not even one does."""
-    num = num_runs_at_once(run, nodes)
-    if num == 0:
-        asked = total(bundles(run) * max(1, num_units(run)))
-        raise ClusterError(
-            f"a trial of {run.num_workers} workers asks for {in_words(asked)}, but {where} has "
-            f"{in_words(total(nodes))}: lower --cluster.num-workers, --cluster.ranks-per-worker, "
-            "--cluster.threads-per-worker or --cluster.gpus-per-worker"
-        )
-    return num
+def _write_result(found: FoundSearch, tracking: SearchTracking, tree: Mapping[str, object], copy: Path | None) -> None:
+    for path in [found.result] + ([] if copy is None else [copy]):
+        write_json(path, tree)
+    tracking.parent.artifact(found.result, "")
 
 
 def _say_begin(console: Console, found: FoundSearch, tuning: Tuning) -> None:
@@ -181,23 +180,3 @@ def _say_begin(console: Console, found: FoundSearch, tuning: Tuning) -> None:
         f"{tuning.num_at_once} at once, in {found.folder}",
         soft_wrap=True,
     )
-
-
-def _farewell(found: FoundSearch) -> str:
-    return (
-        f"interrupted; what was done is saved, go on with\n  mcb tune --resume --out {shlex.quote(str(found.folder))}"
-    )
-
-
-def _num_cpus() -> int:
-    return os.cpu_count() or 1
-
-
-def _machine() -> dict[str, float]:
-    """What a cluster of the search's own will have."""
-    return {"CPU": float(_num_cpus()), "GPU": float(torch.cuda.device_count())}
-
-
-def _nodes() -> list[dict[str, float]]:
-    """What each living node has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -11,17 +11,21 @@ from jobs.runs import RunFolder
 from jobs.settings import Settings
 from jobs.train import run_job
 from jobs.tune_search import FoundSearch
+from jobs.tune_trials import Trial
 
 
-def retrain(console: Console, found: FoundSearch, settings: Settings, parent_run_id: str) -> dict[str, object]:
-    """Train `settings` with each fresh seed, or go on where that was interrupted; the figures of all.
+def retrain(
+    console: Console, found: FoundSearch, best: Trial, settings: Settings, parent_run_id: str
+) -> dict[str, object]:
+    """Train `settings`, those of the best trial, with each fresh seed, or go on where that was interrupted.
 
+    The figures of all come back. They lie in a folder of the trial's own: after more trials another may be the best.
     Raises `Interrupted`, and what a run raises.
     """
     rows = []
     for number in range(1, found.search.num_seeds + 1):
         seed = settings.seed + number
-        folder = RunFolder(found.retrained / f"seed-{seed}")
+        folder = RunFolder(found.retrained / best.name / f"seed-{seed}")
         fresh = settings.model_copy(update={"seed": seed})
         if not folder.result.exists():
             console.print(f"training the best settings with seed {seed} ({number} of {found.search.num_seeds})")

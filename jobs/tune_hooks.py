@@ -52,15 +52,21 @@ class Record(Callback):
     def __init__(self, tuning: Tuning, watcher: Watcher) -> None:
         self._tuning, self._watcher = tuning, watcher
 
+    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: object) -> None:
+        """A trial is about to train, perhaps at a point that PBT has changed: on record before its first meta-step."""
+        before, point = self._trial(trial), dict(trial.config["point"])
+        if point != before.point:
+            self._tuning.trials.put(before.model_copy(update={"point": point}))
+
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: object) -> None:
         """A trial reported, perhaps again what it did before a restart."""
         before = self._trial(trial)
         report = Report(**{name: result[name] for name in Report.model_fields})
         earlier = tuple(one for one in before.reports if one.num_steps < report.num_steps)
-        after = before.model_copy(update={"point": trial.config["point"], "reports": (*earlier, report)})
-        self._tuning.trials.put(after)
+        after = before.model_copy(update={"reports": (*earlier, report)})
         known = before.last.num_steps if before.last is not None else 0
         self._watcher.reported(after, [row for row in result["curve"] if row[0] > known])
+        self._tuning.trials.put(after)  # last: what is on record here is not told again after a kill
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: object) -> None:
         """A trial did all its meta-steps, or was stopped by the scheduler."""
@@ -87,8 +93,8 @@ class Record(Callback):
         return self._tuning.trials[number_of(str(trial))]
 
     def _end(self, trial: Trial) -> None:
-        self._tuning.trials.put(trial)
         self._watcher.ended(trial)
+        self._tuning.trials.put(trial)  # last: a trial that is over here is not looked at again after a kill
 
 
 def name_of(trial: TuneTrial) -> str:

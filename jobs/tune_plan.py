@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from cluster.plan import TrainingPlan
+from jobs.space_ends import Question
 from jobs.space_points import Point
 from jobs.tune_trial import Curve, TrialPlan
 from jobs.tune_trials import Trial, Trials
+
+LEARNING_RATE = "optimizer.learning_rate"  # what PBT changes
 
 
 class Watcher(Protocol):
@@ -31,7 +34,10 @@ class Watcher(Protocol):
 
 
 class Tuning(NamedTuple):
-    """How trials run: `plan` is what each does, `run` how it looks to the cluster, `folder` is for Tune's own files."""
+    """How trials run: `plan` is what each does, `run` how it looks to the cluster, `folder` is for Tune's own files.
+
+    `rates` is what the space asks about the learning rate.
+    """
 
     plan: TrialPlan
     run: TrainingPlan
@@ -40,6 +46,7 @@ class Tuning(NamedTuple):
     num_trials: int
     num_at_once: int
     scheduler: Literal["asha", "hyperband", "pbt", "none"]
+    rates: Question
     folder: Path
 
     @property

@@ -4,6 +4,7 @@ import logging
 import random
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -41,7 +42,7 @@ class Proposals(NamedTuple):
         """The point of trial `number`, given those before it."""
         match self.searcher:
             case "grid":
-                return _shuffled_grid(self.space, self.seed)[number]
+                return dict(_shuffled_grid(self.space, self.seed)[number])
             case _ if number == 0:
                 return self.first
             case "random":
@@ -77,9 +78,13 @@ class Proposals(NamedTuple):
 def study_of(
     space: Space, trials: Sequence[Trial], second_objective: SecondObjective | None = None
 ) -> optuna.study.Study:
-    """The trials as an Optuna study in memory, to be minimised."""
+    """The trials as an Optuna study in memory, to be minimised.
+
+    Of a trial that was ended early, seconds count as if it had gone on at its pace: it is not the faster for it.
+    """
     directions = [StudyDirection.MINIMIZE] * (1 if second_objective is None else 2)
     study = optuna.create_study(directions=directions, sampler=RandomSampler(0))
+    most = max((trial.last.num_steps for trial in trials if trial.last is not None), default=0)
     for trial in trials:
         study.enqueue_trial(dict(trial.point))
         asked = study.ask()
@@ -87,7 +92,10 @@ def study_of(
         if trial.state == "failed" or (trial.state != "running" and trial.last is None):
             study.tell(asked, state=TrialState.FAIL)
         elif trial.state != "running":
-            study.tell(asked, objectives(trial, second_objective))
+            values = objectives(trial, second_objective)
+            if second_objective == "seconds":
+                values[1] *= most / trial.reports[-1].num_steps
+            study.tell(asked, values)
     return study
 
 
@@ -114,6 +122,7 @@ def grid_size(space: Space) -> int:
     return len(_shuffled_grid(space, 0))
 
 
+@lru_cache(maxsize=2)
 def _shuffled_grid(space: Space, seed: int) -> list[Point]:
     """A space's grid in an order of the seed's, so that its beginning is a sample of all of it."""
     points = list(islice(grid(space, _NUM_ON_RANGE), _LARGEST_GRID))

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from cluster.plan import TrainingPlan
 from jobs.space_points import Point
 from jobs.tune_hooks import Record, Suggestions, name_of, number_of
 from jobs.tune_plan import Tuning, Watcher
-from jobs.tune_schedulers import LEARNING_RATE, make_scheduler
+from jobs.tune_schedulers import make_scheduler
 from jobs.tune_trial import Curve, run_trial
 from jobs.tune_trials import Report, TrialFolder
 
@@ -35,7 +36,7 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
     Raises what `watcher.tick` raises, with all trials ended; a trial that fails twice is recorded as failed.
     """
     unfinished = [trial.number for trial in tuning.trials.of_state("running")]
-    num_left = len(unfinished) + tuning.num_trials - len(tuning.trials)
+    num_left = len(unfinished) + max(0, tuning.num_trials - len(tuning.trials))
     if num_left <= 0:
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -45,13 +46,13 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
     is_pausing = tuning.scheduler in ("pbt", "hyperband")  # paused trials must not keep others from starting
     tuner = tune.Tuner(
         tune.with_resources(_trainable(tuning), _resources(tuning.run)),
-        param_space=_as_grid(population, tuning.plan.settings.optimizer.learning_rate),
+        param_space=_as_grid(population),
         tune_config=tune.TuneConfig(
             search_alg=None if population else suggestions,
             scheduler=make_scheduler(tuning),
             num_samples=1 if population else num_left,
             max_concurrent_trials=None if is_pausing else tuning.num_at_once,
-            reuse_actors=True,
+            reuse_actors=False,  # a new trial is lost if the one before it takes seconds to end
             trial_dirname_creator=name_of,
             trial_name_creator=name_of,
         ),
@@ -69,11 +70,11 @@ def run_trials(tuning: Tuning, watcher: Watcher) -> None:
     shutil.rmtree(tuning.folder, ignore_errors=True)
 
 
-def _as_grid(population: Sequence[dict], learning_rate: float) -> dict:
-    """The whole population at once, as PBT wants it: it takes no search algorithm, and each has what it changes."""
+def _as_grid(population: Sequence[dict]) -> dict:
+    """The whole population at once, as PBT wants it: it takes no search algorithm."""
     if not population:
         return {}
-    points = {config["number"]: {LEARNING_RATE: learning_rate, **config["point"]} for config in population}
+    points = {config["number"]: config["point"] for config in population}
 
     def point(spec: Any) -> Point:  # no type of Tune's has the attributes of what it gives
         return points[spec.config.number]
@@ -134,11 +135,13 @@ def _foreign_checkpoint(number: int) -> Iterator[Path | None]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """What Tune reads from the environment, for the length of the block."""
+    """What Tune reads from the environment, for the length of the block, without its advice to use actors again."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consider boosting PBT performance", UserWarning)
+            yield
     finally:
         for name, value in before.items():
             if value is None:

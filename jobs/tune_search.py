@@ -20,6 +20,7 @@ from jobs.space_file import read_space
 
 SEARCHES = "tune"
 _FILE = "search.yaml"
+_NUM_REPORTS = 9
 _SHORTER = 10  # times shorter than the recipe, a trial is by default
 _MAY_CHANGE = ("num_trials", "num_seeds", "settings.cluster.", "tracking_uri")
 
@@ -135,7 +136,7 @@ def _new(options: TuneOptions, base: Settings, overrides: Overrides) -> Search:
     short = base.train.model_copy(update={"num_steps": -(-base.train.num_steps // _SHORTER)})
     alone = base.cluster.model_copy(update={"num_workers": 1})
     settings = override(base.model_copy(update={"train": short, "cluster": alone}), overrides)
-    num_reports = options.num_reports
+    num_reports = _NUM_REPORTS if options.num_reports is None else options.num_reports
     if not 1 <= num_reports <= settings.train.num_steps:
         raise UsageError(f"--num-reports {num_reports} must lie in 1..train.num_steps={settings.train.num_steps}")
     if "train.checkpoint_every" not in overrides:
@@ -167,6 +168,7 @@ def _resumed(options: TuneOptions, base: Settings | None, overrides: Overrides) 
     changes = {name: value for name, value in _given(options).items() if name != "tracking_uri" or options.tracking_uri}
     if options.space is not None:
         changes["space"] = read_space(options.space)
+    _require_reports(options.num_reports, before)
     settings = override(before.settings, overrides)
     after = _validated({**before.model_dump(), **changes, "settings": settings.model_dump()})
     was, now = flatten(before.model_dump()), flatten(after.model_dump())
@@ -177,6 +179,17 @@ def _resumed(options: TuneOptions, base: Settings | None, overrides: Overrides) 
                 "out, or start another search with --name"
             )
     return FoundSearch(after, folder, resume=True)
+
+
+def _require_reports(num_reports: int | None, before: Search) -> None:
+    """Refuse a number of reports that would put the checkpoints of a search elsewhere than they are."""
+    train = before.settings.train
+    if num_reports is not None and (num_reports < 1 or -(-train.num_steps // num_reports) != train.checkpoint_every):
+        raise UsageError(
+            f"a search is resumed as it was set: its trials report every {train.checkpoint_every} of "
+            f"{train.num_steps} meta-steps, which --num-reports {num_reports} would change; leave it out, or start "
+            "another search with --name"
+        )
 
 
 def _folder_to_resume(options: TuneOptions, base: Settings | None) -> Path:

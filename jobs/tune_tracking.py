@@ -13,7 +13,8 @@ from jobs.tune_trial import Curve, TrialPlan
 from jobs.tune_trials import Report, State, Trial, TrialFolder
 
 _STATUS: Mapping[State, Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
-_TRIAL, _STATE = "trial", "trial_state"
+_MOST_SEARCHES = 1000  # looked through, the newest first
+_TRIAL, _STATE, _SEARCH = "trial", "trial_state", "search"
 
 
 class SearchTracking:
@@ -22,12 +23,14 @@ class SearchTracking:
     def __init__(self, found: FoundSearch, plan: TrialPlan) -> None:
         self._found, self._plan, self._uri = found, plan, found.search.tracking_uri
         identity = found.identity
+        self._client = open_store(self._uri)
         known = identity.get("run_id") if identity.get("tracking_uri") == self._uri else None
+        if known is None and found.resume:
+            known = self._orphaned_parent()
         search = found.search.model_dump(mode="json")
-        tags = run_tags(found.search.settings, found.folder) | {"kind": "search"}
+        tags = run_tags(found.search.settings, found.folder) | {"kind": _SEARCH}
         self.parent = open_tracker(self._uri, found.search.name, flatten(search), tags, known)
         write_json(found.identity_file, {"run_id": self.parent.run_id, "tracking_uri": self._uri})
-        self._client = open_store(self._uri)
         self._open: dict[int, MlflowTracker] = {}
 
     def begin(self, trial: Trial) -> Trial:
@@ -42,7 +45,7 @@ class SearchTracking:
         return trial.model_copy(update={"run_id": tracker.run_id})
 
     def report(self, trial: Trial, curve: Curve) -> None:
-        """Add to a trial's learning curves, and its last report."""
+        """Add to a trial's learning curves, and its last report; written when this returns, if the store answers."""
         tracker = self._tracker(trial)
         for step, values in curve:
             tracker.metrics(values, step)
@@ -74,6 +77,13 @@ class SearchTracking:
         if trial.number not in self._open:
             self.begin(trial)
         return self._open[trial.number]
+
+    def _orphaned_parent(self) -> str | None:
+        """The run that was made for the search by a driver that died before it wrote that down."""
+        experiment = [experiment_id(self._client, self._uri)]
+        searches = self._client.search_runs(experiment, f"tags.kind = '{_SEARCH}'", max_results=_MOST_SEARCHES)
+        mine = (run for run in searches if run.data.tags.get("run_folder") == str(self._found.folder))
+        return next((run.info.run_id for run in mine), None)
 
     def _orphan(self, trial: Trial) -> str | None:
         """The run that was made for a trial by a driver that died before it wrote that down."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import vmap
 
@@ -46,9 +47,12 @@ class ModeAxis:
         return vmap(inner, in_dims=(0, mapped(posterior), *tasks))(generated, posterior, *per_task)
 
     def weigh(self, log_gate: Float[Tensor, "T K"], log_evidence: Tensor) -> WeighedModes:
-        """Bayes' rule: gate times evidence, normalised over the modes of all ranks."""
+        """Bayes' rule: gate times evidence, normalised over the modes of all ranks.
+
+        Where the gate is minus infinity the evidence, defined or not, has no part in it.
+        """
         log_evidence = self._gather(log_evidence).mT
-        log_joint = log_gate + log_evidence
+        log_joint = log_gate + torch.where(log_gate.isneginf(), 0.0, log_evidence)
         return WeighedModes(log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1))
 
     def mixture(
@@ -58,13 +62,15 @@ class ModeAxis:
         generated: GeneratedPrior,
         components: Components,
     ) -> Predictive:
-        """The predictive over the modes and particles of all ranks."""
-        prediction, variance = (self._gather(leaf).transpose(0, 1) for leaf in components)
+        """The predictive over the modes and particles of all ranks; those of no weight have predictions of 0."""
+        absent = log_responsibilities.isneginf()
+        prediction, variance = (_without(self._gather(leaf).transpose(0, 1), absent) for leaf in components)
         offset = self._gather(generated.likelihood)
         if self.modes.has_shared_codes:
             offset = offset.expand(log_responsibilities.shape[0], *offset.shape)
         else:
             offset = offset.transpose(0, 1)
+        offset = _without(offset, absent)
         num_particles = prediction.shape[2]
         log_weights = log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
         return likelihood.mixture(
@@ -78,6 +84,11 @@ class ModeAxis:
         """Of the modes of all ranks, led by `K`."""
         led_by_modes = results if self.modes.has_shared_codes else results.transpose(0, 1)
         return self.sharing.gather(led_by_modes, self.modes.num_modes)
+
+
+def _without(results: Float[Tensor, "T K *rest"], absent: Bool[Tensor, "T K"]) -> Float[Tensor, "T K *rest"]:
+    """With 0 in place of what is absent: no weight times an undefined number is undefined."""
+    return torch.where(absent.view(*absent.shape, *[1] * (results.ndim - 2)), 0.0, results)
 
 
 def mapped(argument: Any) -> int | None:

@@ -1,6 +1,7 @@
 """The modes that a learner has found: where their tasks lie, how they fit the true ones, what each of them expects."""
 
 import math
+from collections.abc import Sequence
 from textwrap import fill
 
 import numpy as np
@@ -90,18 +91,10 @@ def found_against_true(label: Int[Tensor, "T"], mode: Int[Tensor, "T"], mode_nam
     above.bar(range(len(found)), table[found].sum(1), width=0.8, color=PRIMARY, alpha=0.6)
     above.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     finish(above, f"{len(found)} found modes: how many tasks, and of which kind", "", "tasks")
-    image = below.imshow(share.T, cmap=SHADES, aspect="auto", vmin=0, vmax=100)
+    _draw_shares(figure, (above, below), share)
     for edge in np.flatnonzero(np.diff(table[found].argmax(1))):
         for axes in (above, below):
             axes.axvline(edge + 0.5, color=INK, linewidth=0.8)
-    if len(found) <= 12:
-        for (place, true), value in np.ndenumerate(share):
-            colour = "white" if value > 50 else INK
-            below.text(place, true, f"{value:.0f}", ha="center", va="center", fontsize=TICK_SIZE, color=colour)
-    bar = figure.colorbar(image, ax=[above, below], pad=0.01, aspect=18, label="% of the found mode")
-    bar.ax.tick_params(labelsize=TICK_SIZE, width=0.6, length=2.5)
-    bar.ax.yaxis.label.set(size=LABEL_SIZE, color=INK)
-    bar.outline.set_visible(False)
     finish(below, "", "found mode, by its slot", "")
     below.set_yticks(range(len(mode_names)), mode_names)
     below.set_xticks(range(len(found)), found, rotation=90 if len(found) > 30 else 0)
@@ -136,18 +129,10 @@ def representative_tasks(
         if number >= len(x):
             axes.set_axis_off()
             continue
-        place = x[number].numpy()
-        for (low, high), colour, level in zip(bands, (_LIGHT, _MIDDLE), (90, 50), strict=True):
-            axes.fill_between(
-                place, low[number], high[number], color=colour, linewidth=0, label=f"{level} % of what it expects"
-            )
-        axes.plot(place, mean[number], color=PRIMARY, linewidth=1.3, label="mean")
+        _draw_expected(axes, x[number].numpy(), mean[number], [(low[number], high[number]) for low, high in bands])
         present = tasks.support_mask[number]
         support = (tasks.support_x[number, present, 0].numpy(), tasks.support_y[number, present, 0].numpy())
         axes.plot(*support, "o", color=INK, markersize=3.2, markeredgewidth=0, zorder=4, label="a typical task")
-        axes.set_xlim(place.min(), place.max())
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         finish(axes, "\n".join(fill(line, _TITLE_WIDTH) for line in titles[number].splitlines()))
         axes.title.set_fontsize(TICK_SIZE)
     figure.supxlabel("x", fontsize=LABEL_SIZE, color=INK)
@@ -157,6 +142,30 @@ def representative_tasks(
         handles, names, loc="outside upper center", ncols=4 if num_columns > 2 else 2, fontsize=TICK_SIZE, frameon=False
     )
     return figure
+
+
+def _draw_shares(figure: Figure, panels: tuple[Axes, Axes], share: np.ndarray) -> None:
+    """Shares in per cent, `(found, true)`, in the lower one of two panels, with a scale beside both."""
+    below = panels[1]
+    image = below.imshow(share.T, cmap=SHADES, aspect="auto", vmin=0, vmax=100)
+    if len(share) <= 12:
+        for (place, true), value in np.ndenumerate(share):
+            colour = "white" if value > 50 else INK
+            below.text(place, true, f"{value:.0f}", ha="center", va="center", fontsize=TICK_SIZE, color=colour)
+    bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=18, label="% of the found mode")
+    bar.ax.tick_params(labelsize=TICK_SIZE, width=0.6, length=2.5)
+    bar.ax.yaxis.label.set(size=LABEL_SIZE, color=INK)
+    bar.outline.set_visible(False)
+
+
+def _draw_expected(axes: Axes, x: np.ndarray, mean: np.ndarray, bands: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Mean and central intervals, the wide one first."""
+    for (low, high), colour, level in zip(bands, (_LIGHT, _MIDDLE), (90, 50), strict=True):
+        axes.fill_between(x, low, high, color=colour, linewidth=0, label=f"{level} % of what it expects")
+    axes.plot(x, mean, color=PRIMARY, linewidth=1.3, label="mean")
+    axes.set_xlim(x.min(), x.max())
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
 
 
 def _principal_plane(points: Tensor) -> tuple[np.ndarray, list[float]]:

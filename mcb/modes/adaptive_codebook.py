@@ -8,10 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mcb.modes.definition import Refresh
+from mcb.modes.in_use import stand_in
 from mcb.modes.quality import stability
 from mcb.randomness import fold_key, normals
 
 _NUDGE = 0.1  # of the codes' standard deviation: how far a split moves the new code from the old one
+_SMALLEST_NUDGE = 1e-3  # codes start with a standard deviation of 1: equal ones have equal gradients and never part
 
 
 class AdaptiveCodebook(nn.Module):
@@ -24,6 +26,9 @@ class AdaptiveCodebook(nn.Module):
     and so starves those whose tasks others can explain. A code whose expected weight falls below `prune_below` even
     shares $1/K$ is pruned; into free slots the codes above `split_above` even shares are split, the most used first:
     the new code starts a small step away from the old one, and each has half the weight.
+
+    Even shares are those of all $K$ slots, in use or not: no usage exceeds $K$ of them, so a `split_above` of $K$ or
+    more splits nothing, and where fewer than $K$ / `split_above` codes are in use, the most used one is always split.
 
     Raises `ValueError` for fewer than one mode, a concentration that is not above 0, or thresholds out of order.
     """
@@ -60,15 +65,15 @@ class AdaptiveCodebook(nn.Module):
         self.register_buffer("origin", torch.zeros(num_modes, code_size))
 
     def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K code"]:
-        """All codes, those not in use as well."""
-        return self.table + self.origin
+        """All codes; the first one in use stands for each that is not (see `mcb.modes.in_use`)."""
+        return stand_in(self.table + self.origin, self.in_use)
 
     def log_gate(self, embedding: Float[Tensor, "E"] | None, mode: Int[Tensor, ""]) -> Float[Tensor, "K"]:
         """Normalised log gate, minus infinity for codes not in use."""
         return torch.where(self.in_use > 0, self.log_weight, -torch.inf).log_softmax(-1)
 
     def state(self) -> tuple[Tensor, ...]:
-        """The codes in use, their expected log weights, and the origins."""
+        """The codes in use `(K,)`, their expected log weights `(K,)`, and the origins `(K, code)`."""
         return self.in_use, self.log_weight, self.origin
 
     def refresh(self, survey: Float[Tensor, "N K"], seed: int) -> Refresh:
@@ -105,6 +110,6 @@ class AdaptiveCodebook(nn.Module):
         codes, origin = self.codes(None).detach(), self.origin.clone()
         parents, slots = parents.to(origin.device), slots.to(origin.device)
         nudge = normals(fold_key(seed, "split"), slots, origin.shape[1]).to(origin)
-        scale = _NUDGE * codes[self.in_use > 0].std(correction=0)
+        scale = (_NUDGE * codes[self.in_use > 0].std(correction=0)).clamp(min=_SMALLEST_NUDGE)
         origin[slots] = codes[parents] + scale * nudge - self.table.detach()[slots]
         return origin

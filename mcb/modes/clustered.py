@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mcb.modes.clustering import NOISE, Clustering, find_clusters, standardised
 from mcb.modes.definition import Refresh
 from mcb.modes.gate import ClusterGate, Clusters, fit_clusters
+from mcb.modes.in_use import stand_in
 from mcb.modes.matching import Matching, match
 from mcb.modes.quality import silhouette, stability
 
@@ -75,8 +76,8 @@ class Clustered(nn.Module):
         self.register_buffer("num_refreshes", torch.zeros(1))
 
     def codes(self, embedding: Float[Tensor, "E"] | None) -> Float[Tensor, "K code"]:
-        """All codes, those of slots not in use as well."""
-        return self.table + self.origin
+        """All codes; that of the first slot in use stands for each that is not (see `mcb.modes.in_use`)."""
+        return stand_in(self.table + self.origin, self.in_use)
 
     def mean_code(self) -> Float[Tensor, "code"]:
         """Of the slots in use."""
@@ -93,7 +94,7 @@ class Clustered(nn.Module):
         return torch.where(slots == self._gate.nearest(embedding), 0.0, -torch.inf).to(log_density)
 
     def state(self) -> tuple[Tensor, ...]:
-        """The gate, the origins and the number of refreshes."""
+        """The gate `(K,)`, `(K,)`, `(K, R)`, `(K, R)`, the origins `(K, code)` and the number of refreshes `(1,)`."""
         return *self._gate, self.origin, self.num_refreshes
 
     def refresh(self, survey: Float[Tensor, "N R"], seed: int) -> Refresh:

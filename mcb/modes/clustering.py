@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from mcb.modes.one_thread import one_thread
 from mcb.randomness import fold_key
 
 NOISE = -1  # label of a point that belongs to no cluster
@@ -33,7 +33,7 @@ def find_clusters(clustering: Clustering, points: np.ndarray, seed: int) -> np.n
     One thread, so that sums are added in the same order everywhere.
 
     Raises:
-        ValueError: a point is not finite, or there are fewer points than clusters.
+        ValueError: a point is not finite, or there are fewer points than clusters, or than a cluster must have.
     """
     if not np.isfinite(points).all():
         row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
@@ -41,7 +41,7 @@ def find_clusters(clustering: Clustering, points: np.ndarray, seed: int) -> np.n
     if len(points) < max(2, clustering.num_clusters or 0):
         least = clustering.num_clusters or 2
         raise ValueError(f"{len(points)} surveyed tasks are fewer than num_clusters={least}: survey more tasks")
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         _ignore_what_is_expected()
         labels = clustering(standardised(points), fold_key(seed, "clustering") % 2**32)
     return by_size(labels)
@@ -176,15 +176,28 @@ class Spectral:
 class HDBSCAN:
     """Dense regions at whatever density they hold together longest (Campello, Moulavi & Sander 2013): finds how many.
 
-    Points between them are noise. `min_cluster_size` None: a hundredth of the points, at least 5.
+    Points between them are noise. `min_cluster_size` None: a hundredth of the points, at least 5. Raises `ValueError`
+    for one below 2.
     """
 
     min_cluster_size: int | None = None
     num_clusters: None = None
 
+    def __post_init__(self) -> None:
+        if self.min_cluster_size is not None and self.min_cluster_size < 2:
+            raise ValueError(f"min_cluster_size={self.min_cluster_size} must be at least 2")
+
+    def smallest_of(self, num_points: int) -> int:
+        """Points of the smallest cluster among so many."""
+        return self.min_cluster_size or max(5, num_points // 100)
+
     def __call__(self, points: np.ndarray, seed: int) -> np.ndarray:
-        """Labels, -1 for noise; there is nothing random."""
-        size = self.min_cluster_size or max(5, len(points) // 100)
+        """Labels, -1 for noise; nothing is random. Raises `ValueError` for fewer points than the smallest cluster."""
+        size = self.smallest_of(len(points))
+        if len(points) < size:
+            raise ValueError(
+                f"{len(points)} surveyed tasks are fewer than min_cluster_size={size}: survey more tasks, or lower it"
+            )
         return _fit(cluster().HDBSCAN(size, copy=True), points)
 
 

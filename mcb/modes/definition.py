@@ -32,9 +32,10 @@ class ModeDefinition(Protocol):
 class Refresh(NamedTuple):
     """What a refresh found: the state to go on with, and how good it is, told without the true modes.
 
-    `labels` are the slots of the surveyed tasks under the new state. `metrics` always has `num_modes`; `silhouette`
-    where tasks were clustered; `stability`, the adjusted Rand index of the labels under the old state and under the new
-    one, where the old state told tasks apart.
+    `state` has the shapes of `RefreshedModes.state()`. `labels` are the slots of the surveyed tasks under the new
+    state, but none is a slot that a split has just filled. `metrics` always has `num_modes`; `silhouette` where tasks
+    were clustered; `stability`, the adjusted Rand index of the labels under the old state and under the new one, where
+    the old state told tasks apart.
     """
 
     state: tuple[Tensor, ...]
@@ -47,13 +48,14 @@ class RefreshedModes(ModeDefinition, Protocol):
     """Modes with a *state* that no gradient changes: a refresh makes a new one from a *survey* of many tasks.
 
     The `K` codes are slots of fixed shape; which of them are in use is state. `surveys` says what the rows of a survey
-    are: the tasks' representations (the embedding that the gate reads) or the responsibilities of the slots.
+    are: the tasks' representations (the embedding that the gate reads, of length `R`) or the responsibilities of the
+    slots (`R` is `K`).
     """
 
     surveys: Literal["representations", "responsibilities"]
 
     def state(self) -> tuple[Tensor, ...]:
-        """The buffers themselves, always in this order and of these shapes."""
+        """The buffers themselves, always of the same shapes and in the same order."""
         ...
 
     def refresh(self, survey: Float[Tensor, "N R"], seed: int) -> Refresh:

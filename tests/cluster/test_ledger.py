@@ -90,6 +90,18 @@ def test_a_shard_held_too_long_is_given_to_one_other_worker_too():
     assert ledger.take_over("d", 3.0, now=16.0) == ()
 
 
+def test_a_shard_that_surveys_is_overdue_only_after_as_much_longer_as_it_has_more_tasks():
+    surveys = ShardLedger(8, 4, OpenShards(0, ()), lambda version: 16 if version == 1 else 0)
+    for shard in SHARDS:
+        surveys.take("b", 1, 4, 0.0)
+        gather(surveys, "b", shard, now=1.0)
+    slow = surveys.take("b", 1, 8, 0.0)
+    gather(surveys, "b", *slow, now=3.0)  # three times the tasks in three times the time: still 1 s a shard
+    assert surveys.take("a", 2, 8, 10.0) == tuple(shard._replace(num_surveyed=16) for shard in LATER[1:3])
+    assert surveys.take_over_in_s("b", 3.0, now=10.0) == pytest.approx(3.0 * 2 * 3)
+    assert surveys.take_over("b", 3.0, now=28.0) == (LATER[1]._replace(num_surveyed=16),)
+
+
 def test_the_first_answer_wins_and_a_death_leaves_the_shard_to_the_other():
     ledger = five_shards_in(seconds=1.0)
     ledger.take_over("b", 3.0, now=16.0)

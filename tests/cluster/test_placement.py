@@ -6,7 +6,7 @@ from fake_learner import training_plan
 
 from cluster.errors import UserError
 from cluster.group_plan import GroupPlan
-from cluster.placement import bundles, num_runs_at_once, num_units, shortage
+from cluster.placement import bundles, fits, num_runs_at_once, num_units, shortage
 from cluster.shards import ComputesMetaGradient
 from mcb.sharing import Sharing
 
@@ -20,6 +20,15 @@ PLAN = replace(training_plan(Path("unused"), num_workers=9), threads_per_worker=
 
 def test_more_workers_than_shards_are_not_asked_for():
     assert num_units(PLAN) == 4 and bundles(PLAN) == [{"CPU": 3.0}]
+
+
+def test_only_a_placement_group_of_the_runs_own_bundles_was_made_for_it():
+    assert fits(PLAN, [{"CPU": 3.0}] * 4) and fits(PLAN, [{"CPU": 3, "GPU": 0}] * 4)
+    for other in ([], [{"CPU": 3.0}] * 3, [{"CPU": 3.0}] * 5, [{"CPU": 1.0}] * 4, [{"CPU": 3.0, "GPU": 1.0}] * 4):
+        assert not fits(PLAN, other)
+    ranks = replace(PLAN, group=GroupPlan(2, no_share), num_workers=2, gpus_per_worker=0.5)
+    assert fits(ranks, [{"CPU": 3.0, "GPU": 0.5}] * 4) and not fits(ranks, [{"CPU": 3.0, "GPU": 0.5}] * 2)
+    assert not fits(replace(PLAN, num_workers=0), [])
 
 
 def test_a_shortage_names_what_is_asked_what_is_held_and_what_to_do():

@@ -40,6 +40,13 @@ def test_a_strategy_that_finds_the_number_needs_none(strategy):
     assert build_learner(settings, build_source(settings)).modes.num_modes == 32
 
 
+def test_hdbscans_own_choice_of_the_smallest_cluster_must_fit_the_reservoir():
+    assert build_strategy(ClusteredModes(strategy="hdbscan", num_reservoir=5)) == HDBSCAN()
+    with pytest.raises(UserError, match=r"modes\.num_reservoir=4 must be at least 5, the tasks of hdbscan's smallest"):
+        build_strategy(ClusteredModes(strategy="hdbscan", num_reservoir=4))
+    assert build_strategy(ClusteredModes(strategy="hdbscan", num_reservoir=4, min_cluster_size=2)) == HDBSCAN(2)
+
+
 def test_what_a_strategy_has_of_its_own_reaches_it():
     chosen = {"dirichlet-process-mixture": "concentration", "hdbscan": "min_cluster_size", "dp-means": "radius"}
     built = [

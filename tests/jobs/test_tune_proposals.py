@@ -5,7 +5,7 @@ import pytest
 
 from jobs.spaces import Asks, modes
 from jobs.tune_importance import importances
-from jobs.tune_proposals import Proposals, Searcher, grid_size, objectives, pareto_front
+from jobs.tune_proposals import Proposals, Searcher, grid_size, objectives, pareto_front, study_of
 from jobs.tune_trials import Report, State, Trial, Trials
 
 
@@ -66,6 +66,15 @@ def test_failed_and_running_trials_are_taken_into_account_and_two_objectives_too
     for second in (None, "seconds"):
         point = Proposals(bowl, "tpe", 0, 24, {}, second)(8, trials)
         assert set(point) in ({"modes.kind", "x"}, {"modes.kind", "y"})
+
+
+def test_a_trial_that_was_ended_early_is_not_the_faster_for_it():
+    trials = [
+        trial(0, {"modes.kind": "left", "x": 1.0}, 1.0, seconds=20.0, num_steps=10),
+        trial(1, {"modes.kind": "left", "x": 2.0}, 2.0, seconds=6.0, num_steps=2, state="stopped"),
+    ]
+    assert [t.values for t in study_of(bowl, trials, "seconds").trials] == [[1.0, 20.0], [2.0, 30.0]]
+    assert [t.values for t in study_of(bowl, trials, "num-modes").trials] == [[1.0, 0.0], [2.0, 1.0]]
 
 
 def test_the_pareto_front_is_what_no_trial_beats_in_both():

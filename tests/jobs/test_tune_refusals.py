@@ -1,11 +1,13 @@
 """What `mcb tune` refuses before anything starts: the message has the numbers, and nothing is left behind."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny_runs import TINY
 
+from jobs import tune_checks
 from jobs.arguments import TuneOptions
 from jobs.cli import main
 from jobs.recipes import recipe
@@ -43,11 +45,46 @@ def test_a_search_that_cannot_be_is_refused_at_once(workplace: Path, capsys, wor
         ({"optimizer.learning_rat": 1}, "unknown setting optimizer.learning_rat; did you mean optimizer.learning_rate"),
         ({"modes.kind": "embedding", "encoder.kind": "none"}, "these modes (embedding) read the task encoder"),
         ({"cluster.num_workers": [0, 1]}, "the space asks about cluster.num_workers"),
+        ({"tasks.num_support": {"low": 2, "high": 9}}, "set it with --tasks.num-support"),
+        ({"evaluation.num_tasks": 70}, "the space asks about evaluation.num_tasks, which must be the same"),
+        ({"train.num_steps": [4, 8]}, "leave it out of the space, and set it with --train.num-steps"),
+        ({"train.checkpoint_every": [1, 2]}, "the space asks about train.checkpoint_every"),
+        ({"seed": [0, 1]}, "the space asks about seed, which must be the same for all trials"),
+        (
+            {
+                "modes.kind": ["codebook", "clustered"],
+                "modes.strategy": "k-means",
+                "modes.num_modes": {"low": 2, "high": 40},
+                "modes.num_reservoir": {"low": 39, "high": 1000},
+            },
+            "modes.num_reservoir=39 must be at least modes.num_modes=40",
+        ),
     ],
 )
 def test_a_space_whose_points_do_not_fit_is_refused(workplace: Path, capsys, settings: dict, message: str):
     (workplace / "space.yaml").write_text(yaml.safe_dump({"settings": settings}))
     assert message in refused(capsys, "--num-reports=2", "--space=space.yaml")
+    assert not (workplace / "runs" / "tune").exists()
+
+
+@pytest.mark.parametrize("rate", [{}, {"optimizer.learning_rate": 0.01}])
+def test_pbt_is_refused_unless_the_space_asks_for_the_learning_rate_that_it_changes(
+    workplace: Path, capsys, rate: dict
+):
+    (workplace / "space.yaml").write_text(yaml.safe_dump({"settings": {"modes.num_modes": [2, 3], **rate}}))
+    message = refused(capsys, "--num-reports=2", "--space=space.yaml", "--scheduler=pbt")
+    assert "--scheduler pbt changes optimizer.learning_rate, which the space does not ask about" in message
+    assert not (workplace / "runs" / "tune").exists()
+
+
+def test_a_cluster_elsewhere_that_cannot_hold_a_trial_is_found_out_before_anything_is_written(
+    workplace: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    monkeypatch.setattr(tune_checks, "ray_cluster", lambda *where: nullcontext())
+    monkeypatch.setattr(tune_checks.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
+    message = refused(capsys, "--num-reports=2", "--cluster.num-workers=2")
+    assert "a trial of 2 workers asks for 2 CPUs, but the Ray cluster has 1 CPU" in message
     assert not (workplace / "runs" / "tune").exists()
 
 
@@ -76,5 +113,8 @@ def test_a_search_is_resumed_as_it_was_set(workplace: Path):
         find_search(TuneOptions(name="known", resume=True, space="codebook"), None, {})
     with pytest.raises(Exception, match=r"settings.train.meta_batch is 180 there, not 7"):
         find_search(TuneOptions(name="known", resume=True), None, {"train.meta_batch": ["7"]})
+    with pytest.raises(Exception, match=r"every 120 of 240 meta-steps, which --num-reports 3 would change"):
+        find_search(TuneOptions(name="known", resume=True, num_reports=3), None, {})
+    assert find_search(TuneOptions(name="known", resume=True, num_reports=2), None, {}).search == newest.search
     with pytest.raises(Exception, match=r"is of recipe 'two-modes', not 'five-modes'"):
         find_search(TuneOptions(name="known", resume=True), recipe("five-modes"), {})

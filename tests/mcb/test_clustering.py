@@ -96,6 +96,16 @@ def test_a_representation_that_is_not_finite_is_refused_with_its_task():
         find_clusters(KMeans(2), points, seed=0)
 
 
+@pytest.mark.parametrize(("strategy", "num_points", "least"), [(HDBSCAN(10), 9, 10), (HDBSCAN(), 4, 5)])
+def test_hdbscan_refuses_fewer_points_than_its_smallest_cluster(strategy: HDBSCAN, num_points: int, least: int):
+    points = np.random.default_rng(0).normal(size=(least, 2))
+    assert find_clusters(strategy, points, seed=0).shape == (least,)
+    with pytest.raises(ValueError, match=rf"{num_points} surveyed tasks are fewer than min_cluster_size={least}: "):
+        find_clusters(strategy, points[:num_points], seed=0)
+    with pytest.raises(ValueError, match="min_cluster_size=1 must be at least 2"):
+        HDBSCAN(1)
+
+
 def test_hdbscan_calls_points_between_clouds_noise():
     points, _ = blobs()
     points = np.concatenate([points, [[0.0, 0.0, 30.0, 30.0]]])

@@ -15,10 +15,12 @@ class MetricExport:
 
     Values and totals are gauges, which show the newest meta-step; counts are counters. Every series has the labels
     `run` and `recipe`. Ray collects them every ten seconds, so a scrape sees some meta-steps, and all counts.
+    It drops a gauge that it is not told for twice that time, so each meta-step tells those of earlier ones again.
     """
 
     def __init__(self, run: str, recipe: str) -> None:
         self._tags = {"run": _ascii(run), "recipe": _ascii(recipe)}
+        self._latest: dict[str, float] = {}
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
 
@@ -26,14 +28,14 @@ class MetricExport:
         """Take a meta-step's numbers in; those that are not exported are passed over."""
         if not _is_ray_running():
             return
-        for name, value in values.items():
-            metric = EXPORTED.get(name)
-            if metric is None:
-                continue
-            if metric.kind != "count":
-                self._gauge(metric).set(value)
-            elif value > 0:  # Ray refuses to count nothing
-                self._counter(metric).inc(value)
+        told = {name: value for name, value in values.items() if name in EXPORTED}
+        counts = {name: value for name, value in told.items() if EXPORTED[name].kind == "count"}
+        self._latest |= {name: value for name, value in told.items() if name not in counts}
+        for name, value in self._latest.items():
+            self._gauge(EXPORTED[name]).set(value)
+        for name, value in counts.items():
+            if value > 0:  # Ray refuses to count nothing
+                self._counter(EXPORTED[name]).inc(value)
 
     def _gauge(self, metric: MetricName) -> "Gauge":
         if metric.name not in self._gauges:

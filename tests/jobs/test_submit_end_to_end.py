@@ -24,6 +24,8 @@ from tiny_runs import TINY
 from cluster.tracking_store import experiment_id, open_store
 from jobs.cli import main
 
+pytestmark = pytest.mark.ray
+
 _ROOT = Path(__file__).parents[2]
 _NUM_STEPS = 100
 _UNCOMPILED = ("--inference.kind=gradient", "--inference.num-steps=1", "--inference.num-particles=2")  # no numba

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from fake_learner import slow_gradient, training_plan
+from fake_learner import build_gradient, slow_gradient, training_plan
 from group_learner import build_share, group_plan_of, with_ranks
 
 from cluster.aggregation import AggregationPlan
@@ -40,7 +40,8 @@ def run_of(seed: int) -> str:
 
 
 def slices(folder: Path, num_workers: int) -> TrainingPlan:
-    plan = training_plan(folder, num_steps=NUM_STEPS, num_workers=num_workers, build=slow_gradient)
+    build = slow_gradient if num_workers else build_gradient
+    plan = training_plan(folder, num_steps=NUM_STEPS, num_workers=num_workers, build=build)
     return replace(plan, aggregation=AggregationPlan(num_slices=2))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_learner import Failing, KilledOnce, slow_gradient, training_plan
-from stateful_learner import refreshed_plan
+from fake_learner import Failing, KilledOnce, training_plan
+from stateful_learner import SlowStateful, refreshed_plan
 
 from cluster import checkpoint as checkpoints
 from cluster.errors import ClusterError
@@ -37,16 +37,19 @@ def test_a_rank_killed_by_sigkill_every_step_is_seen_once_and_the_end_is_the_ser
     assert (result.num_steps, result.num_tasks) == (expected.num_steps, expected.num_tasks)
 
 
-def test_stopped_under_the_collective_and_resumed_under_the_server_the_bits_stay(ray_cluster: None, tmp_path: Path):
+def test_a_state_is_refreshed_as_under_the_server_over_a_stop_and_a_resume_there(ray_cluster: None, tmp_path: Path):
     records: list[StepRecord] = []
-    plan = training_plan(tmp_path / "run", num_workers=1, build=slow_gradient)
-    first = run_meta_training(collective(plan), records.append, lambda: len(records) >= 3)
-    assert first.interrupted and 3 <= first.num_steps < 12
+    run, whole = (replace(refreshed_plan(tmp_path / name), num_shards=2) for name in ("run", "whole"))
+    plan = replace(run, num_workers=2, build_gradient=SlowStateful)
+    first = run_meta_training(collective(plan), records.append, lambda: len(records) >= 7)
+    assert first.interrupted and 7 <= first.num_steps < 14
     assert checkpoints.load_newest(tmp_path / "run").version == first.num_steps == len(records)
-    second = run_meta_training(training_plan(tmp_path / "run", resume=True), records.append, never)
-    assert [record.version for record in records] == list(range(1, 13))
-    expected = run_meta_training(training_plan(tmp_path / "whole"), lambda record: None, never)
+    second = run_meta_training(replace(run, resume=True), records.append, never)
+    assert [record.version for record in records] == list(range(1, 15))
+    expected = run_meta_training(whole, lambda record: None, never)
     assert second.params_sha256 == expected.params_sha256
+    assert second.mode_state is not None and expected.mode_state is not None
+    assert second.mode_state.tobytes() == expected.mode_state.tobytes()
 
 
 @pytest.mark.slow  # the same with ranks as threads is quick: test_replica.py
@@ -60,12 +63,3 @@ def test_more_ranks_than_the_cluster_holds_are_refused_at_once(ray_cluster: None
     plan = replace(training_plan(tmp_path, num_workers=4), threads_per_worker=3, start_timeout_s=1.0)
     with pytest.raises(ClusterError, match="ask for 12 CPUs, but the Ray cluster has 4 CPUs"):
         run_meta_training(collective(plan), lambda record: None, never)
-
-
-def test_a_state_is_refreshed_as_under_the_server(ray_cluster: None, tmp_path: Path):
-    plans = [replace(refreshed_plan(tmp_path / str(num), num_workers=num), num_shards=2) for num in (0, 2)]
-    one = run_meta_training(plans[0], lambda record: None, never)
-    two = run_meta_training(collective(plans[1]), lambda record: None, never)
-    assert two.params_sha256 == one.params_sha256
-    assert one.mode_state is not None and two.mode_state is not None
-    assert one.mode_state.tobytes() == two.mode_state.tobytes()

@@ -1,5 +1,6 @@
 """Groups of processes over gloo, and of threads: the meta-gradient of one process, and an end when a rank is lost."""
 
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -38,11 +39,17 @@ def ignore(record: StepRecord) -> None:
     pass
 
 
-def test_groups_of_processes_have_the_meta_gradient_of_one_in_float64():
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Three processes, which take long to start."""
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def test_groups_of_processes_have_the_meta_gradient_of_one_in_float64(pool: ProcessPoolExecutor):
     stores = {num_ranks: listen(60.0) for num_ranks in (1, 2, 3)}
     ports = {num_ranks: store.port for num_ranks, store in stores.items()}
-    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(partial(in_a_process, ports=ports), range(3)))
+    found = list(pool.map(partial(in_a_process, ports=ports), range(3)))
     for inference in INFERENCES:
         expected = double_gradient(inference).numpy()
         for num_ranks in (1, 2, 3):
@@ -50,18 +57,16 @@ def test_groups_of_processes_have_the_meta_gradient_of_one_in_float64():
             assert np.linalg.norm(sum(ranks) / num_ranks - expected) <= 1e-9 * np.linalg.norm(expected)
 
 
-def test_a_leader_whose_rank_is_gone_finds_out_at_once_and_not_by_its_timeout():
+def test_a_leader_whose_rank_is_gone_finds_out_at_once_and_not_by_its_timeout(pool: ProcessPoolExecutor):
     store = listen(600.0)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        leader, rank = pool.map(partial(lead_a_rank_that_leaves, port=store.port), range(2))
+    leader, rank = pool.map(partial(lead_a_rank_that_leaves, port=store.port), range(2))
     assert rank == "gone after one shard"
     assert leader.startswith("a rank went away")
 
 
-def test_a_leader_that_fails_lets_the_others_go():
+def test_a_leader_that_fails_lets_the_others_go(pool: ProcessPoolExecutor):
     store = listen(600.0)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        leader, rank = pool.map(partial(lead_and_fail, port=store.port), range(2))
+    leader, rank = pool.map(partial(lead_and_fail, port=store.port), range(2))
     assert leader == rank == 2
 
 

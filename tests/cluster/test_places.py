@@ -23,26 +23,16 @@ def train_inside(folder: Path, num_workers: int) -> tuple[str, float]:
 
 
 @pytest.mark.ray
-def test_a_run_started_in_a_placement_group_takes_that_groups_place_and_nothing_else(ray_cluster: None, tmp_path: Path):
+def test_a_run_takes_the_places_of_a_group_that_was_made_for_it_and_of_any_other_none(
+    ray_cluster: None, tmp_path: Path
+):
     expected = run_meta_training(training_plan(tmp_path / "local"), lambda record: None, lambda: False).params_sha256
-    group = placement_group([{"CPU": 1}] * 4)  # all that the cluster has
+    group = placement_group([{"CPU": 1}] * 2)  # half of what the cluster has
     ray.get(group.ready())
     try:
         inside = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         task = ray.remote(train_inside).options(num_cpus=0, scheduling_strategy=inside)
-        assert ray.get(task.remote(tmp_path / "inside", 4)) == (expected, 0.0)
-    finally:
-        remove_placement_group(group)
-
-
-@pytest.mark.ray
-def test_a_run_in_a_placement_group_that_was_not_made_for_it_takes_places_of_its_own(ray_cluster: None, tmp_path: Path):
-    expected = run_meta_training(training_plan(tmp_path / "local"), lambda record: None, lambda: False).params_sha256
-    group = placement_group([{"CPU": 1}])
-    ray.get(group.ready())
-    try:
-        inside = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-        task = ray.remote(train_inside).options(num_cpus=0, scheduling_strategy=inside)
-        assert ray.get(task.remote(tmp_path / "inside", 2)) == (expected, 1.0)
+        assert ray.get(task.remote(tmp_path / "made for it", 2)) == (expected, 2.0)
+        assert ray.get(task.remote(tmp_path / "another", 1)) == (expected, 1.0)
     finally:
         remove_placement_group(group)

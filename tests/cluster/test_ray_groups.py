@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run_meta_training(group_plan_of(tmp_path_factory.mktemp("local")), ignore, never).params_sha256
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # with two groups the next test proves it
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_any_number_of_groups_gives_the_bits_of_one_process(
     ray_cluster: None, tmp_path: Path, expected: str, num_workers: int
 ):
@@ -45,14 +47,23 @@ def test_any_number_of_groups_gives_the_bits_of_one_process(
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_group_that_loses_a_rank_is_replaced_and_the_bits_stay(
+def test_a_group_that_loses_a_rank_is_replaced_and_joins_a_new_server_and_the_bits_stay(
     ray_cluster: None, tmp_path: Path, expected: str, victim: int, caplog: pytest.LogCaptureFixture
 ):
     marker = tmp_path / "killed"
     build = partial(SignalledRank, signal.SIGKILL, 4, marker, victim)
     plan = with_ranks(group_plan_of(tmp_path / "run", num_workers=2), build)
-    assert run_meta_training(plan, ignore, never).params_sha256 == expected
+    versions: list[int] = []
+
+    def kill(record: StepRecord) -> None:
+        versions.append(record.version)
+        if record.version == 6:
+            victims("Server")[0].kill()
+
+    assert run_meta_training(plan, kill, never).params_sha256 == expected
+    assert versions == list(range(1, 9))
     assert marker.exists() and caplog.text.count("another takes its place") == 1
+    assert caplog.text.count("the parameter server died after meta-step") == 1
 
 
 @pytest.mark.slow
@@ -78,21 +89,13 @@ def test_ranks_and_server_die_at_random_and_no_bit_changes(ray_cluster: None, tm
     assert len(killer.done) == 3 and versions == list(range(1, 9))
 
 
-def test_a_group_joins_the_server_that_replaces_a_killed_one(ray_cluster: None, tmp_path: Path, expected: str):
-    def kill(record: StepRecord) -> None:
-        if record.version == 3:
-            victims("Server")[0].kill()
-
-    assert run_meta_training(group_plan_of(tmp_path, num_workers=1), kill, never).params_sha256 == expected
-
-
 def test_what_one_rank_raises_is_raised_here(ray_cluster: None, tmp_path: Path):
     with pytest.raises(ValueError, match=r"shard \d of a rank with a mistake"):
         run_meta_training(with_ranks(group_plan_of(tmp_path, num_workers=1), FailingRank), ignore, never)
 
 
 def test_groups_that_the_cluster_cannot_hold_are_refused_saying_so(ray_cluster: None, tmp_path: Path):
-    plan = group_plan_of(tmp_path, num_ranks=5, num_workers=1)
+    plan = replace(group_plan_of(tmp_path, num_ranks=5, num_workers=1), start_timeout_s=1.0)
     with pytest.raises(
         ClusterError, match=r"1 worker of 5 ranks, each worker on one node, .* asks for 5 CPUs, .* has 4 CPUs"
     ):

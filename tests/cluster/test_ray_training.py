@@ -15,6 +15,7 @@ from cluster.plan import StepRecord
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
+SLOW = pytest.mark.slow
 
 
 def never() -> bool:
@@ -31,7 +32,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run_meta_training(training_plan(tmp_path_factory.mktemp("local")), ignore, never).params_sha256
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 4])
 def test_any_number_of_workers_gives_the_bits_of_one_process(
     ray_cluster: None, tmp_path: Path, expected: str, num_workers: int
 ):
@@ -42,6 +43,7 @@ def test_any_number_of_workers_gives_the_bits_of_one_process(
     assert checkpoints.load(result.checkpoint).version == 12
 
 
+@SLOW  # quicker with slices: test_slices_over_ray.py
 def test_a_worker_killed_by_sigkill_is_replaced_and_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
     marker = tmp_path / "killed"
     build = partial(KilledOnce, 4, marker)
@@ -49,6 +51,7 @@ def test_a_worker_killed_by_sigkill_is_replaced_and_the_bits_stay(ray_cluster: N
     assert marker.exists() and result.params_sha256 == expected
 
 
+@SLOW  # quicker with slices: test_slices_over_ray.py
 def test_stopped_with_two_workers_and_resumed_with_one_the_bits_stay(ray_cluster: None, tmp_path: Path, expected: str):
     records: list[StepRecord] = []
     plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
@@ -106,7 +109,7 @@ def test_a_run_begins_with_fewer_workers_where_fewer_are_enough(ray_cluster: Non
     assert run_meta_training(plan, ignore, never).params_sha256 == local.params_sha256
 
 
-def test_a_server_killed_by_sigkill_is_replaced_and_every_step_is_seen_once(
+def test_a_server_killed_alone_and_then_with_all_workers_is_replaced_and_every_step_is_seen_once(
     ray_cluster: None, tmp_path: Path, expected: str, caplog: pytest.LogCaptureFixture
 ):
     records: list[StepRecord] = []
@@ -114,22 +117,14 @@ def test_a_server_killed_by_sigkill_is_replaced_and_every_step_is_seen_once(
     def kill(record: StepRecord) -> None:
         records.append(record)
         if record.version in (3, 8):
-            victims("Server")[0].kill()
+            doomed = victims("Server") + (victims("Worker") if record.version == 8 else [])
+            for process in doomed:
+                process.kill()
 
     plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
     assert run_meta_training(plan, kill, never).params_sha256 == expected
     assert [record.version for record in records] == list(range(1, 13))
     assert caplog.text.count("the parameter server died after meta-step") == 2
-
-
-def test_server_and_workers_killed_at_once_are_replaced(ray_cluster: None, tmp_path: Path, expected: str):
-    def kill(record: StepRecord) -> None:
-        if record.version == 7:
-            for process in victims("Server") + victims("Worker"):
-                process.kill()
-
-    plan = training_plan(tmp_path, num_workers=2, build=slow_gradient)
-    assert run_meta_training(plan, kill, never).params_sha256 == expected
 
 
 def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -140,6 +135,7 @@ def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, mo
         run_meta_training(training_plan(tmp_path, num_workers=1), ignore, never)
 
 
+@SLOW  # the counting of deaths without Ray: test_roster.py
 def test_workers_that_always_die_end_the_run(ray_cluster: None, tmp_path: Path):
     with pytest.raises(ClusterError, match="a worker died after meta-step 0, and 4 deaths came with no meta-step done"):
         run_meta_training(training_plan(tmp_path, num_workers=1, build=Dying), ignore, never)

@@ -51,7 +51,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     return bits(run_meta_training(refreshed_plan(tmp_path_factory.mktemp("local")), ignore, never))
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=SLOW), 2, pytest.param(4, marks=SLOW)])
+@SLOW  # with two workers the tests below prove it
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_bits_of_one_process(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes], num_workers: int
 ):
@@ -69,6 +70,7 @@ def with_groups(plan: TrainingPlan) -> TrainingPlan:
     return replace(plan, group=GroupPlan(2, build_stateful_share))
 
 
+@SLOW  # both at once: the next test
 @pytest.mark.parametrize("change", [with_slices, with_groups])
 def test_slices_and_groups_have_the_same_bits(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes], change: Callable[[TrainingPlan], TrainingPlan]
@@ -76,25 +78,26 @@ def test_slices_and_groups_have_the_same_bits(
     assert bits(run_meta_training(change(refreshed_plan(tmp_path, num_workers=2)), ignore, never)) == expected
 
 
-def test_bfloat16_on_the_wire_has_the_bits_of_the_same_run_in_one_process(ray_cluster: None, tmp_path: Path):
-    runs = [refreshed_plan(tmp_path / str(num), num_workers=num) for num in (0, 2)]
+def test_groups_with_slices_and_bfloat16_on_the_wire_have_the_bits_of_the_same_run_in_one_process(
+    ray_cluster: None, tmp_path: Path
+):
     wire = AggregationPlan(parameter_wire="bfloat16", gradient_wire="bfloat16")
-    one, two = (bits(run_meta_training(replace(run, aggregation=wire), ignore, never)) for run in runs)
-    assert one == two
+    one = bits(run_meta_training(replace(refreshed_plan(tmp_path / "one"), aggregation=wire), ignore, never))
+    run = with_groups(refreshed_plan(tmp_path / "ray", num_workers=2))
+    assert bits(run_meta_training(replace(run, aggregation=replace(wire, num_slices=2)), ignore, never)) == one
 
 
-def test_a_worker_killed_at_the_survey_loses_none_of_it(ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes]):
-    marker = tmp_path / "killed"
-    run = refreshed_plan(tmp_path / "run", num_workers=2, build=partial(KilledAtSurvey, 4, marker))
-    assert bits(run_meta_training(run, ignore, never)) == expected and marker.exists()
-
-
-def test_a_refresh_whose_process_is_killed_is_computed_again(
+def test_a_worker_killed_at_the_survey_and_a_refresh_killed_later_lose_none_of_it(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes]
 ):
-    marker = tmp_path / "killed"
-    run = refreshed_plan(tmp_path / "run", num_workers=1, refreshes=partial(KilledRefresh, 4, marker))
-    assert bits(run_meta_training(run, ignore, never)) == expected and marker.exists()
+    worker, refresher = tmp_path / "worker killed", tmp_path / "refresher killed"
+    run = refreshed_plan(
+        tmp_path / "run",
+        num_workers=2,
+        build=partial(KilledAtSurvey, 4, worker),
+        refreshes=partial(KilledRefresh, 8, refresher),
+    )
+    assert bits(run_meta_training(run, ignore, never)) == expected and worker.exists() and refresher.exists()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ def ignore(record: StepRecord) -> None:
     pass
 
 
-def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process(ray_cluster: None, tmp_path: Path):
+def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process_over_a_kill_and_a_resume(
+    ray_cluster: None, tmp_path: Path
+):
     narrow = AggregationPlan(gradient_wire="bfloat16", parameter_wire="bfloat16")
     averaged = replace(training_plan(tmp_path).optimizer, average_decay=0.9)
     plan = replace(training_plan(tmp_path / "local"), optimizer=averaged, aggregation=narrow)
@@ -41,7 +43,7 @@ def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process(ray_cl
     sliced = replace(plan, aggregation=replace(narrow, num_slices=2))
     first = run_meta_training(sliced, records.append, lambda: len(records) >= 7)
     assert first.interrupted and (tmp_path / "killed").exists()
-    last = run_meta_training(replace(plan, resume=True), records.append, never)
+    last = run_meta_training(replace(plan, num_workers=1, resume=True), records.append, never)
     assert last.params_sha256 == local.params_sha256
     ends = [checkpoints.load(run.checkpoint) for run in (local, last)]
     assert ends[0].average is not None and ends[1].average is not None
@@ -50,6 +52,7 @@ def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process(ray_cl
     assert records[4].num_bytes % (2 * len(local.parameters)) == 0
 
 
+@pytest.mark.slow  # with other deaths: test_chaos.py
 def test_a_slice_killed_by_sigkill_is_replaced_with_the_server(ray_cluster: None, tmp_path: Path):
     plan = training_plan(tmp_path / "run", num_workers=2, build=slow_gradient)
     local = run_meta_training(replace(plan, checkpoint_dir=tmp_path / "local", num_workers=0), ignore, never)

@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_runs import TINY
+from matplotlib.figure import Figure
+from tiny_runs import CLUSTERED, TINY
 
 from cluster.tracking_store import open_store
 from jobs.cli import main
@@ -32,13 +34,60 @@ def workplace(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPa
     return tmp_path
 
 
+class FinishedRun(NamedTuple):
+    """A tiny run that several tests look at and none changes: `folder/run`, its store in `folder/runs`."""
+
+    folder: Path
+    figures: dict
+
+
+def finished(folder: Path, store: Path, *words: str, recipe: str = "two-modes") -> FinishedRun:
+    """`mcb train` of a tiny run in a folder of its own."""
+    (folder / "runs").mkdir()
+    shutil.copy(store, folder / "runs" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", recipe, *TINY, *words, "--out=run", "--json=figures.json"]) == 0
+    return FinishedRun(folder, json.loads((folder / "figures.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> FinishedRun:
+    """A run with a seed of its own, and else as tiny runs are."""
+    return finished(tmp_path_factory.mktemp("plain"), migrated_store, "--seed=5")
+
+
+@pytest.fixture(scope="session")
+def constant_run(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> FinishedRun:
+    """A run at one learning rate, which a run that was given its meta-steps in two parts must equal."""
+    return finished(tmp_path_factory.mktemp("constant"), migrated_store, "--optimizer.schedule=constant")
+
+
+@pytest.fixture(scope="session")
+def clustered_run(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> FinishedRun:
+    """A run whose modes are refreshed after its second and its fourth meta-step."""
+    return finished(tmp_path_factory.mktemp("clustered"), migrated_store, *CLUSTERED)
+
+
+@pytest.fixture(scope="session")
+def curves_run(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path, curves_file: Path) -> FinishedRun:
+    """A run on measured curves, with refreshed modes; its baselines take longer than all the rest."""
+    words = [f"--data={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1", *CLUSTERED]
+    return finished(tmp_path_factory.mktemp("curves"), migrated_store, *words, recipe="curves")
+
+
 @pytest.fixture
 def train(workplace: Path) -> Callable[..., dict]:
-    """`mcb train` of a tiny two-mode run in this process; returns what `--json` wrote."""
+    """`mcb train` of a tiny two-mode run in this process; returns what `--json` wrote.
+
+    Its figures are made but saved empty: rendering them takes longer than all the rest.
+    """
 
     def run(*words: str, recipe: str = "two-modes") -> dict:
         path = workplace / "figures.json"
-        assert main(["train", recipe, *TINY, *words, "--json", str(path)]) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", lambda figure, file: Path(file).touch())
+            assert main(["train", recipe, *TINY, *words, "--json", str(path)]) == 0
         return json.loads(path.read_text())
 
     return run

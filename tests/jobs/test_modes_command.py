@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
-from tiny_runs import TINY
+from tiny_runs import CLUSTERED, TINY
 
 from cluster.checkpoint import load
 from cluster.survey import initial_state
@@ -11,13 +11,6 @@ from jobs.cli import main
 from jobs.evaluate import trained_learner
 from jobs.settings_file import read_yaml
 
-CLUSTERED = (
-    "--modes.kind=clustered",
-    "--modes.strategy=k-means",
-    "--modes.num-reservoir=40",
-    "--modes.refresh-every=2",
-    "--modes.refresh-lag=1",
-)
 FIGURES = {"mode_tasks.png", "mode_confusion.png", "mode_members.png"}
 TRUTH = {"ari", "nmi", "purity", "accuracy", "accuracy_ceiling"}
 
@@ -28,28 +21,28 @@ def read_modes(path):
     return [{name: value for name, value in row.items() if name.startswith("modes/")} for row in rows]
 
 
-def test_refreshes_are_on_record_in_the_file_and_in_the_store(train, workplace):
-    figures = train("--out=run", *CLUSTERED)
-    first, second, third, fourth = read_modes(workplace / "run" / "metrics.jsonl")
+def test_refreshes_are_on_record_in_the_file_and_in_the_store(clustered_run):
+    folder, figures = clustered_run
+    first, second, third, fourth = read_modes(folder / "run" / "metrics.jsonl")
     expected = {f"modes/{name}" for name in TRUTH | {"num_modes", "silhouette"}}
     assert (first, third) == ({}, {})
     assert set(second) == expected and set(fourth) == expected | {"modes/stability"}
     assert second["modes/num_modes"] == 3
     assert fourth["modes/stability"] == pytest.approx(1)  # statistics do not change as training goes
-    client = MlflowClient(f"sqlite:///{workplace / 'runs' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
     history = client.get_metric_history(figures["run_id"], "modes/ari")
     assert [(point.step, point.value) for point in history] == [(2, second["modes/ari"]), (4, fourth["modes/ari"])]
     drawn = {file.path for file in client.list_artifacts(figures["run_id"], "figures")}
     assert {f"figures/{name}" for name in FIGURES} <= drawn
 
 
-def test_evaluation_is_at_the_modes_that_the_run_ended_with(train, workplace):
-    figures = train("--out=run", *CLUSTERED)
-    settings, checkpoint = read_yaml(workplace / "run" / "settings.yaml"), load(figures["checkpoint"])
+def test_evaluation_is_at_the_modes_that_the_run_ended_with(clustered_run, workplace):
+    folder, figures = clustered_run
+    settings, checkpoint = read_yaml(folder / "run" / "settings.yaml"), load(figures["checkpoint"])
     state = initial_state(trained_learner(settings, checkpoint))
     assert checkpoint.mode_state is not None
     np.testing.assert_array_equal(state, checkpoint.mode_state)
-    assert main(["evaluate", "run", "--json=again.json"]) == 0
+    assert main(["evaluate", str(folder / "run"), "--json=again.json"]) == 0
     again = json.loads((workplace / "again.json").read_text())
     assert {name: again[name] for name in figures["evaluation"]} == figures["evaluation"]
 
@@ -74,11 +67,11 @@ def test_a_run_stopped_between_survey_and_adoption_resumes_to_the_same_modes(tra
     np.testing.assert_array_equal(state, other)
 
 
-@pytest.mark.parametrize("words", [CLUSTERED, ()])
-def test_the_modes_of_a_run_are_told_drawn_and_written(train, workplace, capsys, words):
-    train("--out=run", *words)
+@pytest.mark.parametrize("which", ["clustered_run", "plain_run"])
+def test_the_modes_of_a_run_are_told_drawn_and_written(request, workplace, capsys, which):
+    run = request.getfixturevalue(which).folder / "run"
     capsys.readouterr()
-    assert main(["modes", "run", "--num-tasks=30", "--json=modes.json", "--out=drawn"]) == 0
+    assert main(["modes", str(run), "--num-tasks=30", "--json=modes.json", "--out=drawn"]) == 0
     shown = capsys.readouterr().out
     tree = json.loads((workplace / "modes.json").read_text())
     assert f"two-modes, 4 meta-steps: {tree['num_modes']} modes of 30 test tasks" in shown
@@ -94,10 +87,13 @@ def test_the_modes_of_a_run_are_told_drawn_and_written(train, workplace, capsys,
     assert {path.name for path in (workplace / "drawn").iterdir()} == FIGURES
 
 
-def test_modes_of_measured_curves_are_told(train, workplace, curves_file, capsys):
-    words = [f"--data={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1", "--out=run", *CLUSTERED]
-    train(*words, recipe="curves")
-    assert main(["modes", "run", "--num-tasks=20", "--data", str(curves_file), "--json=modes.json"]) == 0
+def test_modes_of_measured_curves_are_told(curves_run, workplace, curves_file, capsys):
+    assert (
+        main(
+            ["modes", str(curves_run.folder / "run"), "--num-tasks=20", "--data", str(curves_file), "--json=modes.json"]
+        )
+        == 0
+    )
     assert "low x" in capsys.readouterr().out
     tree = json.loads((workplace / "modes.json").read_text())
     assert {name for mode in tree["modes"] for name in mode["families"]} <= {"lines", "parabolas"}
@@ -120,8 +116,8 @@ def test_clustered_recipes_run_through(name, train):
 
 
 @pytest.mark.ray
-def test_clustered_runs_of_two_workers_and_of_one_process_are_the_same(ray_cluster, train):
-    alone, together = (train(f"--out={n}", f"--cluster.num-workers={n}", *CLUSTERED) for n in (0, 2))
+def test_clustered_runs_of_two_workers_and_of_one_process_are_the_same(ray_cluster, clustered_run, train):
+    alone, together = clustered_run.figures, train("--out=together", "--cluster.num-workers=2", *CLUSTERED)
     assert together["params_sha256"] == alone["params_sha256"]
     assert together["evaluation"] == alone["evaluation"]
     first, other = (load(figures["checkpoint"]).mode_state for figures in (alone, together))

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -20,14 +21,14 @@ def read_run(workplace, run_id):
     return MlflowClient(f"sqlite:///{workplace / 'runs' / 'mlflow.db'}").get_run(run_id)
 
 
-def test_the_figures_have_the_keys_that_scripts_read(train, workplace):
-    figures = train("--out=run")
+def test_the_figures_have_the_keys_that_scripts_read(plain_run):
+    folder, figures = plain_run
     assert figures["num_steps"] == 4
     assert figures["num_tasks"] == 40
     assert figures["tasks_per_s"] == pytest.approx(40 / figures["train_seconds"])
     checkpoint = load(figures["checkpoint"])
     assert params_sha256(checkpoint.parameters) == figures["params_sha256"]
-    learner = trained_learner(read_yaml(workplace / "run" / "settings.yaml"), checkpoint)
+    learner = trained_learner(read_yaml(folder / "run" / "settings.yaml"), checkpoint)
     assert params_sha256(initial_parameters(learner)) == figures["params_sha256"]
     evaluation = figures["evaluation"]
     for name in (*EVALUATION, "excess_nll", "mse_ratio"):
@@ -39,11 +40,11 @@ def test_the_figures_have_the_keys_that_scripts_read(train, workplace):
         assert {name, f"{name}_ci"} <= set(evaluation["bayes"])
     assert evaluation["excess_nll"] == pytest.approx(evaluation["nll"] - evaluation["bayes"]["nll"], abs=1e-5)
     assert set(evaluation["modes"]) == {"sinusoid", "linear"}
-    assert json.loads((workplace / "run" / "result.json").read_text()) == figures
+    assert json.loads((folder / "run" / "result.json").read_text()) == figures
 
 
-def test_a_tracked_run_holds_parameters_metrics_and_artefacts(train, workplace):
-    figures = train("--out=run", "--seed=5")
+def test_a_tracked_run_holds_parameters_metrics_and_artefacts(plain_run):
+    workplace, figures = plain_run
     run = read_run(workplace, figures["run_id"])
     assert run.info.status == "FINISHED"
     settings = read_yaml(workplace / "run" / "settings.yaml")
@@ -76,39 +77,37 @@ def test_a_tracked_run_holds_parameters_metrics_and_artefacts(train, workplace):
     assert {"result.json", "settings.yaml"} <= {file.path for file in client.list_artifacts(figures["run_id"])}
 
 
-def test_evaluation_of_a_saved_run_repeats_its_figures(train, workplace):
-    figures = train()
-    folder = next((workplace / "runs" / "two-modes").iterdir())
-    for name in (str(folder), figures["run_id"], figures["checkpoint"]):
+def test_evaluation_of_a_saved_run_repeats_its_figures(plain_run, workplace):
+    run, figures = plain_run.folder / "run", plain_run.figures
+    (workplace / "runs" / "two-modes").mkdir()
+    (workplace / "runs" / "two-modes" / "run").symlink_to(run)
+    for name in (str(run), figures["run_id"], figures["checkpoint"]):
         assert main(["evaluate", name, "--json", "again.json"]) == 0
         again = json.loads((workplace / "again.json").read_text())
         assert {key: again[key] for key in figures["evaluation"]} == figures["evaluation"]
-    assert main(["evaluate", str(folder), "--out", "drawn", "--evaluation.num-tasks", "20"]) == 0
+    assert main(["evaluate", str(run), "--out", "drawn", "--evaluation.num-tasks", "20"]) == 0
     assert json.loads((workplace / "drawn" / "result.json").read_text())["num_tasks"] == 20
     assert (workplace / "drawn" / "figures" / "learning_curve.png").exists()
 
 
-def test_a_checkpoint_is_found_through_the_tracking_store_alone(train, workplace, monkeypatch):
-    figures = train()
-    elsewhere = workplace / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    store = f"sqlite:///{workplace / 'runs' / 'mlflow.db'}"
+def test_a_checkpoint_is_found_through_the_tracking_store_alone(plain_run, tmp_path, monkeypatch):
+    folder, figures = plain_run
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{folder / 'runs' / 'mlflow.db'}"
     assert main(["evaluate", figures["run_id"], "--tracking-uri", store, "--json", "again.json"]) == 0
-    assert json.loads((elsewhere / "again.json").read_text())["nll"] == figures["evaluation"]["nll"]
+    assert json.loads((tmp_path / "again.json").read_text())["nll"] == figures["evaluation"]["nll"]
 
 
-def test_saved_settings_run_again_to_the_same_parameters(train, workplace):
-    figures = train("--out=run", "--seed=7")
-    assert main(["train", "--config", "run/settings.yaml", "--out=again", "--json=again.json"]) == 0
+def test_saved_settings_run_again_to_the_same_parameters(plain_run, constant_run, workplace):
+    folder, figures = plain_run
+    assert main(["train", "--config", str(folder / "run" / "settings.yaml"), "--out=again", "--json=again.json"]) == 0
     again = json.loads((workplace / "again.json").read_text())
-    assert again["params_sha256"] == figures["params_sha256"]
+    assert again["params_sha256"] == figures["params_sha256"] != constant_run.figures["params_sha256"]
     assert again["evaluation"] == figures["evaluation"]
-    assert train("--out=other")["params_sha256"] != figures["params_sha256"]
 
 
-def test_the_average_of_a_run_that_keeps_one_is_what_is_evaluated(train, workplace):
-    figures, plain = train("--out=run", "--optimizer.average-decay=0.9"), train("--out=plain")
+def test_the_average_of_a_run_that_keeps_one_is_what_is_evaluated(plain_run, train, workplace):
+    figures, plain = train("--out=run", "--seed=5", "--optimizer.average-decay=0.9"), plain_run.figures
     assert figures["params_sha256"] == plain["params_sha256"]
     assert figures["evaluation"]["nll"] != plain["evaluation"]["nll"]
     checkpoint = load(figures["checkpoint"])
@@ -118,8 +117,8 @@ def test_the_average_of_a_run_that_keeps_one_is_what_is_evaluated(train, workpla
     assert json.loads((workplace / "again.json").read_text())["nll"] == figures["evaluation"]["nll"]
 
 
-def test_a_stopped_run_resumes_to_the_same_parameters_in_the_same_tracked_run(train, workplace, capsys):
-    whole = train("--out=whole", "--optimizer.schedule=constant")
+def test_a_stopped_run_resumes_to_the_same_parameters_in_the_same_tracked_run(constant_run, train, workplace, capsys):
+    whole = constant_run.figures
     half = train("--out=half", "--optimizer.schedule=constant", "--train.num-steps=2")
     capsys.readouterr()
     assert main(["train", "two-modes", "--resume", "--out=half", "--train.num-steps=4", "--json=half.json"]) == 0
@@ -139,8 +138,8 @@ def test_resume_without_a_folder_takes_the_newest_run_of_the_recipe(train, workp
     assert (again["run_id"], again["params_sha256"]) == (first["run_id"], first["params_sha256"])
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_kept(train, workplace, capsys):
-    train("--out=run")
+def test_a_folder_that_holds_a_run_is_refused_and_kept(plain_run, workplace, capsys):
+    shutil.copytree(plain_run.folder / "run", workplace / "run")
     before = {path: path.read_bytes() for path in (workplace / "run").rglob("*") if path.is_file()}
     assert main(["train", "two-modes", "--out=run"]) == 2
     assert "already holds a run: continue it with --resume, or choose another --out" in capsys.readouterr().err
@@ -181,11 +180,8 @@ def test_a_run_that_fails_is_tracked_as_failed_and_keeps_its_checkpoint(train, w
     assert (workplace / "run" / "checkpoints" / "checkpoint-00000002.mcb").exists()
 
 
-def test_measured_curves_are_evaluated_beside_the_baselines(train, workplace, curves_file, capsys):
-    figures = train(
-        f"--data={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1", "--out=run", recipe="curves"
-    )
-    evaluation = figures["evaluation"]
+def test_measured_curves_are_evaluated_beside_the_baselines(curves_run, workplace, curves_file, capsys):
+    evaluation = curves_run.figures["evaluation"]
     families = {"lines", "parabolas", "pooled"}
     assert set(evaluation["families"]) == families
     assert {"training mean", "ridge line", "Gaussian process"} <= set(evaluation["baselines"])
@@ -197,9 +193,8 @@ def test_measured_curves_are_evaluated_beside_the_baselines(train, workplace, cu
     members = [evaluation["families"][name]["nll"] for name in ("lines", "parabolas")]
     assert evaluation["nll"] == pooled["nll"] == pytest.approx(sum(members) / 2)
     assert "bayes" not in evaluation
-    shown = capsys.readouterr().out
-    assert "Gaussian process" in shown
-    assert main(["evaluate", "run", "--data", str(curves_file), "--json=again.json"]) == 0
+    assert main(["evaluate", str(curves_run.folder / "run"), "--data", str(curves_file), "--json=again.json"]) == 0
+    assert "Gaussian process" in capsys.readouterr().out
     assert json.loads((workplace / "again.json").read_text())["nll"] == evaluation["nll"]
 
 
@@ -221,8 +216,8 @@ def test_other_recipes_run_through(recipe, workplace):
 
 
 @pytest.mark.ray
-def test_two_ray_workers_give_the_parameters_of_one_process(ray_cluster, train):
-    alone = train("--out=alone")
-    together = train("--out=together", "--cluster.num-workers=2")
+def test_two_ray_workers_give_the_parameters_of_one_process(ray_cluster, plain_run, train):
+    alone = plain_run.figures
+    together = train("--out=together", "--seed=5", "--cluster.num-workers=2")
     assert together["params_sha256"] == alone["params_sha256"]
     assert together["evaluation"] == alone["evaluation"]

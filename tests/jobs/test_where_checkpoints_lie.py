@@ -1,6 +1,7 @@
 """`--train.checkpoint-dir` and `--auto-resume`: a run is found again by its checkpoints, wherever they are."""
 
 import json
+import shutil
 
 import pytest
 from tiny_runs import TINY
@@ -12,9 +13,8 @@ from jobs.runs import find_run
 from jobs.settings_file import to_yaml
 
 
-def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(train, workplace):
-    schedule = "--optimizer.schedule=constant"
-    whole = train("--out=whole", schedule)
+def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(constant_run, train, workplace):
+    schedule, whole = "--optimizer.schedule=constant", constant_run.figures
     train("--out=job", "--auto-resume", schedule, "--train.num-steps=2")
     again = train("--out=job", "--auto-resume", schedule)
     assert again["params_sha256"] == whole["params_sha256"]
@@ -22,9 +22,9 @@ def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(tr
     assert steps == [1, 2, 3, 4]
 
 
-def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_elsewhere(train, workplace, capsys):
+def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_elsewhere(constant_run, train, workplace, capsys):
     schedule, kept = "--optimizer.schedule=constant", f"--train.checkpoint-dir=file://{workplace}/kept"
-    whole = train("--out=whole", schedule)
+    whole = constant_run.figures
     first = train("--out=first", schedule, kept, "--train.num-steps=2")
     assert not (workplace / "first" / "checkpoints").exists()
     assert main(["evaluate", "first"]) == 0
@@ -60,11 +60,11 @@ def test_a_checkpoint_of_a_run_that_is_not_here_is_found_alone(workplace):
     assert find_run("nothing") is None
 
 
-def test_a_second_run_on_the_same_checkpoints_is_refused_before_it_changes_anything(train, workplace, capsys):
-    train("--out=run", "--train.num-steps=2")
+def test_a_second_run_on_the_same_checkpoints_is_refused_before_it_changes_anything(plain_run, workplace, capsys):
+    shutil.copytree(plain_run.folder / "run", workplace / "run")
     before = {path: path.read_bytes() for path in (workplace / "run").rglob("*") if path.is_file()}
     with locked(workplace / "run" / "checkpoints"):
-        assert main(["train", "two-modes", "--resume", "--out=run", "--train.num-steps=4"]) == 1
+        assert main(["train", "two-modes", "--resume", "--out=run", "--train.num-steps=6"]) == 1
     assert "run/checkpoints is being written by another run" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
 

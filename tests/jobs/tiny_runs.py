@@ -1,4 +1,4 @@
-"""A run small enough for a test: four meta-steps in this process."""
+"""Runs small enough for a test: four meta-steps in this process."""
 
 TINY = (
     "--train.num-steps=4",
@@ -13,4 +13,12 @@ TINY = (
     "--evaluation.batch-size=30",
     "--cluster.num-workers=0",
     "--tracking.log-model=false",
+)
+
+CLUSTERED = (
+    "--modes.kind=clustered",
+    "--modes.strategy=k-means",
+    "--modes.num-reservoir=40",
+    "--modes.refresh-every=2",
+    "--modes.refresh-lag=1",
 )

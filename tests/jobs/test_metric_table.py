@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 from test_step_log import Notebook, record
-from tiny_runs import TINY
+from tiny_runs import CLUSTERED, TINY
 
 from cluster.metric_names import METRICS, TOTALS, entry, joined, table
 from cluster.plan import StepRecord
@@ -24,13 +24,6 @@ from jobs.tune_trials import Report
 from mcb.baselines.training_mean import TrainingMean
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-CLUSTERED = (
-    "--modes.kind=clustered",
-    "--modes.strategy=k-means",
-    "--modes.num-reservoir=40",
-    "--modes.refresh-every=2",
-    "--modes.refresh-lag=1",
-)
 
 
 def entries(names: Iterable[str]) -> set[str]:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 
 from cluster.placement import bundles, num_units
 from cluster.plan import TrainingPlan
@@ -28,6 +29,11 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the trials' own files are what a search is resumed from
 }
+
+# Tune would hand the driver's AWS keys to its trials on their command lines; nodes have credentials of their own.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+)
 
 
 def run_trials(tuning: Tuning, watcher: Watcher) -> None:

@@ -73,3 +73,14 @@ def test_the_store_of_mlflows_own_variable_is_the_default_and_is_kept_by_name(wo
     found = find_search(TuneOptions(out=Path("search")), recipe("two-modes"), {})
     save(found)
     assert yaml.safe_load(found.file.read_text())["tracking_uri"] == "$MLFLOW_TRACKING_URI"
+
+
+def test_a_search_hands_no_key_of_the_drivers_to_the_command_lines_of_its_trials(monkeypatch):
+    from ray import tune
+    from ray.tune.execution.class_cache import _ActorClassCache
+
+    import jobs.tune_ray  # noqa: F401
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
+    actor = _ActorClassCache().get(tune.Trainable)
+    assert _SECRET not in str(actor._default_options)

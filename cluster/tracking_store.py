@@ -58,6 +58,13 @@ def sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE)).absolute()
 
 
+def missing_file(uri: str) -> Path | None:
+    """The file of the SQLite store at `uri` if it is not there, and opening the store would make it; else None."""
+    uri = store_uri(uri)
+    file = sqlite_file(uri) if uri.startswith(_SQLITE) else None
+    return None if file is None or file.exists() else file
+
+
 def open_store(uri: str, remedy: str = _REMEDY) -> "MlflowClient":
     """A client of the store at `uri`, made and migrated first if it is a new SQLite file.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
-from cluster.tracking_store import first_sentence
+from cluster.tracking_store import first_sentence, store_uri
 from jobs.contenders import Contender
 from jobs.tracked_run import TrackedRun
 
@@ -45,7 +45,8 @@ def fetch_version(client: "MlflowClient", uri: str, version: "ModelVersion", fol
         where, logged = client.get_model_version_download_uri(version.name, str(version.version)), model_of(version)
         if logged is not None:
             where = client.get_logged_model(logged).artifact_location
-        files = Path(download_artifacts(artifact_uri=f"{where}/artifacts", dst_path=str(folder), tracking_uri=uri))
+        store = store_uri(uri)
+        files = Path(download_artifacts(artifact_uri=f"{where}/artifacts", dst_path=str(folder), tracking_uri=store))
     except Exception as error:  # MLflow and its artefact stores have no error in common
         raise UserError(f"its files cannot be fetched ({first_sentence(error)})") from error
     checkpoints, tasks = list(files.glob("*.mcb")), list(files.glob("test_tasks.parquet"))
@@ -79,7 +80,7 @@ def add_version(run: TrackedRun, name: str, model_id: str, description: str) -> 
 def _environment_names(uri: str) -> Iterator[None]:
     """MLFLOW_TRACKING_URI is `uri` for the length of the block."""
     before = os.environ.get(_VARIABLE)
-    os.environ[_VARIABLE] = uri
+    os.environ[_VARIABLE] = store_uri(uri)
     try:
         yield
     finally:

@@ -1,18 +1,18 @@
 """Checkpoints out of an MLflow store: those of runs and those of registered models. Nothing else is downloaded."""
 
-import os
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
+from cluster.secrets import without_password
 from cluster.tracking_store import (
     TrackingError,
     absolute_uri,
     first_sentence,
+    missing_file,
     open_store,
-    sqlite_file,
-    without_password,
+    store_uri,
 )
 from jobs.errors import nearest
 from jobs.runs import default_tracking_uri
@@ -76,14 +76,14 @@ def model_file(name: str, files: list[str]) -> str:
 
 
 def _resolve_uri(tracking_uri: str | None) -> str:
-    return absolute_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri())
+    return absolute_uri(tracking_uri or default_tracking_uri())
 
 
 def _open(what: str, tracking_uri: str | None) -> "MlflowClient":
     """The store; one that is only a file's name is not made by looking into it."""
     uri = _resolve_uri(tracking_uri)
-    if uri.startswith("sqlite:///") and not sqlite_file(uri).exists():
-        raise UserError(f"{what} cannot be looked up: there is no tracking store {sqlite_file(uri)}; {_REMEDY}")
+    if file := missing_file(uri):
+        raise UserError(f"{what} cannot be looked up: there is no tracking store {file}; {_REMEDY}")
     try:
         return open_store(uri, remedy=_REMEDY)
     except TrackingError as error:
@@ -94,7 +94,7 @@ def _repository(client: "MlflowClient", name: str, uri: str) -> "ArtifactReposit
     """Where a model's files lie."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    return get_artifact_repository(_location(client, name, uri), tracking_uri=uri)
+    return get_artifact_repository(_location(client, name, uri), tracking_uri=store_uri(uri))
 
 
 def _location(client: "MlflowClient", name: str, uri: str) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.errors import UserError
-from cluster.tracking_store import absolute_uri, first_sentence, open_store, sqlite_file, without_password
-from jobs.runs import default_tracking_uri, find_run
+from cluster.secrets import without_password
+from cluster.tracking_store import absolute_uri, first_sentence, missing_file, open_store
+from jobs.runs import default_tracking_uri, find_run, require_whole
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -31,7 +32,7 @@ def find_tracked_run(name: str, tracking_uri: str | None, folder: Path) -> Track
     identity = {} if found is None or found.folder is None else found.folder.read_identity()
     run_id = identity.get("run_id", name)
     uri = absolute_uri(tracking_uri or identity.get("tracking_uri") or default_tracking_uri())
-    client = _open(uri)
+    client = _open(require_whole(uri))
     place = without_password(uri)
     try:
         client.get_run(run_id)
@@ -59,6 +60,6 @@ def fetch(client: "MlflowClient", run_id: str, name: str, folder: Path) -> Path 
 
 def _open(uri: str) -> "MlflowClient":
     """The store; one that is not there yet is not made."""
-    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
-        raise UserError(f"there is no tracking store at {sqlite_file(uri)}: give the run's --tracking-uri")
+    if file := missing_file(uri):
+        raise UserError(f"there is no tracking store at {file}: give the run's --tracking-uri")
     return open_store(uri, remedy="give another --tracking-uri")

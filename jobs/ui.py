@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import UserError
 from cluster.experiment_view import VIEW, experiment_tags
 from cluster.secrets import without_password
-from cluster.tracking_store import EXPERIMENT, open_store, sqlite_file, store_uri
+from cluster.tracking_store import EXPERIMENT, missing_file, open_store, store_uri
 from jobs.arguments import UiOptions
 from jobs.runs import default_tracking_uri
 
@@ -25,10 +25,8 @@ _ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_T
 def open_ui(options: UiOptions) -> None:
     """Serve until Ctrl-C; raises `UserError` if there is nothing to show or the port is taken."""
     uri = store_uri(options.tracking_uri or default_tracking_uri())
-    if uri.startswith("sqlite:") and not sqlite_file(uri).exists():
-        raise UserError(
-            f"there is no tracking store at {sqlite_file(uri)}: train a recipe first, or give --tracking-uri"
-        )
+    if file := missing_file(uri):
+        raise UserError(f"there is no tracking store at {file}: train a recipe first, or give --tracking-uri")
     page = _page(open_store(uri), is_own=not uri.startswith("http"))
     if uri.startswith("http"):
         _show(f"{without_password(uri).rstrip('/')}{page}", options.browser)

@@ -137,13 +137,14 @@ class KilledAtSurvey:
 
 
 class SlowStateful(KilledAtSurvey):
-    """Takes at least 20 ms for each shard."""
+    """Takes at least so long for each shard."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.02) -> None:
         super().__init__(-1, Path("never"))
+        self._seconds = seconds
 
     def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
-        time.sleep(0.02)
+        time.sleep(self._seconds)
         return super().__call__(parameters, shard)
 
 

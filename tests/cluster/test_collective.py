@@ -40,9 +40,9 @@ def test_a_rank_killed_by_sigkill_every_step_is_seen_once_and_the_end_is_the_ser
 def test_a_state_is_refreshed_as_under_the_server_over_a_stop_and_a_resume_there(ray_cluster: None, tmp_path: Path):
     records: list[StepRecord] = []
     run, whole = (replace(refreshed_plan(tmp_path / name), num_shards=2) for name in ("run", "whole"))
-    plan = replace(run, num_workers=2, build_gradient=SlowStateful)
-    first = run_meta_training(collective(plan), records.append, lambda: len(records) >= 7)
-    assert first.interrupted and 7 <= first.num_steps < 14
+    plan = replace(run, num_workers=2, build_gradient=partial(SlowStateful, 0.15))
+    first = run_meta_training(collective(plan), records.append, lambda: len(records) >= 5)
+    assert first.interrupted and 5 <= first.num_steps < 14
     assert checkpoints.load_newest(tmp_path / "run").version == first.num_steps == len(records)
     second = run_meta_training(replace(run, resume=True), records.append, never)
     assert [record.version for record in records] == list(range(1, 15))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
 from cluster.experiment_view import VIEW, experiment_tags
+from cluster.interruption import Interruption, interruption
 from cluster.secrets import without_password
 from cluster.tracking_store import EXPERIMENT, missing_file, open_store, store_uri
 from jobs.arguments import UiOptions
@@ -23,7 +24,7 @@ _ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_T
 
 
 def open_ui(options: UiOptions) -> None:
-    """Serve until Ctrl-C; raises `UserError` if there is nothing to show or the port is taken."""
+    """Serve until Ctrl-C or SIGTERM; raises `UserError` if there is nothing to show or the port is taken."""
     uri = store_uri(options.tracking_uri or default_tracking_uri())
     if file := missing_file(uri):
         raise UserError(f"there is no tracking store at {file}: train a recipe first, or give --tracking-uri")
@@ -33,23 +34,34 @@ def open_ui(options: UiOptions) -> None:
         return
     if _answers(options.host, options.port):
         raise UserError(f"port {options.port} is in use: give another with --port")
-    server = subprocess.Popen(
-        server_command(options.host, options.port),
-        env={**os.environ, **_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a command line would show a password
-    )
-    try:
-        deadline = time.monotonic() + _START_S
-        while not _answers(options.host, options.port):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the MLflow server did not start (exit code {server.poll()}): see its messages above")
-            time.sleep(0.2)
-        _show(f"http://{options.host}:{options.port}{page}", options.browser)
-        server.wait()
-    except KeyboardInterrupt:
-        print("the server ends", flush=True)
-    finally:
-        server.terminate()
-        server.wait()
+    with interruption() as interrupted:
+        server = subprocess.Popen(
+            server_command(options.host, options.port),
+            env={**os.environ, **_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a command line would show a password
+        )
+        try:
+            _wait_for_answer(server, options, interrupted)
+            if not interrupted:
+                _show(f"http://{options.host}:{options.port}{page}", options.browser)
+            while not interrupted and server.poll() is None:
+                time.sleep(0.2)
+            if not interrupted:
+                raise UserError(
+                    f"the MLflow server ended by itself (exit code {server.poll()}): see its messages above"
+                )
+            print("the server ends", flush=True)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _wait_for_answer(server: subprocess.Popen, options: UiOptions, interrupted: Interruption) -> None:
+    """Return when the server answers or the user has enough; raises `UserError` if it does not start."""
+    deadline = time.monotonic() + _START_S
+    while not interrupted and not _answers(options.host, options.port):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise UserError(f"the MLflow server did not start (exit code {server.poll()}): see its messages above")
+        time.sleep(0.2)
 
 
 def server_command(host: str, port: int) -> list[str]:

@@ -60,8 +60,10 @@ def address(store: str, workplace: Path) -> Iterator[str]:
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as ui:
         assert ui.stdout is not None
         said = next(line for line in ui.stdout if line.startswith("MLflow UI at "))
+        servers = psutil.Process(ui.pid).children(recursive=True)
         yield said.split()[3]
-        ui.send_signal(signal.SIGINT)
+        ui.send_signal(signal.SIGTERM)
+        assert servers and not psutil.wait_procs(servers, timeout=30)[1]
 
 
 def test_two_hundred_runs_are_served_on_the_loopback_interface_and_shown_by_their_metrics(

@@ -8,6 +8,7 @@ from cluster.errors import UserError
 
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 _PASSWORD = re.compile(r"(://[^:/\s@]*):([^/\s]*)@")
+_QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)([^&#\s]+)", re.IGNORECASE)
 
 
 def expanded(uri: str, environment: Mapping[str, str] | None = None) -> str:
@@ -35,10 +36,13 @@ def without_password(text: str) -> str:
 
     >>> without_password("postgresql://mcb:secret@db/mlflow")
     'postgresql://mcb:***@db/mlflow'
+    >>> without_password("postgresql://db/mlflow?user=mcb&password=secret")
+    'postgresql://db/mlflow?user=mcb&password=***'
     >>> without_password("no answer from http://mcb:$PASSWORD@tracking:5000")
     'no answer from http://mcb:$PASSWORD@tracking:5000'
     """
-    return _PASSWORD.sub(lambda match: match[0] if _VARIABLE.fullmatch(match[2]) else f"{match[1]}:***@", text)
+    shown = _PASSWORD.sub(lambda match: match[0] if _VARIABLE.fullmatch(match[2]) else f"{match[1]}:***@", text)
+    return _QUERY.sub(lambda match: match[0] if _VARIABLE.fullmatch(match[2]) else f"{match[1]}***", shown)
 
 
 def holds_password(uri: str) -> bool:

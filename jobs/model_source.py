@@ -1,5 +1,6 @@
 """What names a trained model, and the predictor that is made of it: a path, `runs:/...` or `models:/...`."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def load_predictor(name: str, tracking_uri: str | None = None) -> Predictor:
         form.y_size,
         units=form.units,
         family_names=form.mode_names,
-        draw=_drawing(settings.tasks),
+        draw=_drawing(settings.tasks, form),
         num_support=settings.tasks.num_support,
         settings=settings.model_dump(mode="json"),
         run_id=_run_id(name, folder),
@@ -97,8 +98,8 @@ def _form(settings: s.Settings, checkpoint: Checkpoint) -> TaskForm:
     return form_of(build_source(settings))
 
 
-def _drawing(tasks: s.RegressionTasks | s.CurveTasks) -> DrawTasks | None:
-    """Makes tasks of the training kind; None where the measured curves are not here.
+def _drawing(tasks: s.RegressionTasks | s.CurveTasks, form: TaskForm) -> DrawTasks | None:
+    """Makes tasks of the training kind; None where the measured curves are not here, or no longer of this form.
 
     Curves are those of the validation split, which the learner never saw, or of the training split if that has none.
     """
@@ -108,15 +109,17 @@ def _drawing(tasks: s.RegressionTasks | s.CurveTasks) -> DrawTasks | None:
             source = RegressionFamilies(tasks.families, num_support, 1, tasks.noise_scale)
         else:
             source = _curves(str(tasks.path), num_support)
+            if source is not None and (source.mode_names, source.x_size) != (form.mode_names, form.x_size):
+                return None
         return None if source is None else source.sample(REFERENCE_SEED, torch.arange(num_tasks))
 
-    is_here = isinstance(tasks, s.RegressionTasks) or (tasks.path is not None and Path(tasks.path).exists())
+    is_here = isinstance(tasks, s.RegressionTasks) or (tasks.path is not None and os.path.exists(tasks.path))
     return draw if is_here else None
 
 
 def _curves(path: str, num_support: int) -> CurveTasks | None:
-    """None where no curve has more than `num_support` points."""
+    """None where no curve has more than `num_support` points, or the file cannot be read."""
     for split in ("validation", "train"):
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             return CurveTasks.from_parquet(path, split, num_support, 1)
     return None

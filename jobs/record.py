@@ -54,14 +54,18 @@ def versions() -> dict[str, str]:
     """What decides the bits of a result beside the settings: the commit, where it is known, and the packages."""
     found = {}
     with suppress(OSError, subprocess.CalledProcessError):  # no git, as in a container, or no checkout
-        asked = ["git", "rev-parse", "HEAD"]
-        done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        found["commit"] = done.stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed package may lie in another's repository
+        found["commit"] = _git("rev-parse", "HEAD")
     found["python"] = python_version()
     for name in ("mcb-maml", "torch", "ray", "mlflow", "numpy"):
         with suppress(PackageNotFoundError):  # the source tree may be used without being installed
             found[name] = version(name)
     return found
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -80,7 +80,7 @@ def _compared(
     try:
         its = fetch_version(run.client, run.uri, champion, folder)
         compared = compare_contenders(console, candidate, its, options.data)
-    except UserError as error:
+    except (UserError, ValueError) as error:
         if options.force:
             console.print(f"not compared with {whom}: {error}", soft_wrap=True)
             return None
@@ -153,8 +153,9 @@ def _say(
         console.print(in_words(compared), soft_wrap=True)
     console.print(f"{options.name} version {version.version} is now the {options.alias}")
     serve = ["mlflow", "models", "serve", "-m", f"models:/{options.name}@{options.alias}", "--env-manager", "local"]
-    uri = shlex.quote(without_password(run.uri))
-    console.print(f"serve it with\n  MLFLOW_TRACKING_URI={uri} {shlex.join(serve)}", soft_wrap=True)
+    shown = without_password(run.uri)
+    uri = f'"{shown}"' if "$" in shown and not shown.startswith("sqlite:") else shlex.quote(shown)  # the shell expands
+    console.print(f"serve it with\n  MLFLOW_TRACKING_URI={uri} {shlex.join(serve)}", soft_wrap=True, markup=False)
 
 
 def _tree(compared: Comparison) -> dict[str, object]:

@@ -179,7 +179,7 @@ def default_tracking_uri() -> str:
 
 def require_whole(tracking_uri: str) -> str:
     """`tracking_uri` as a run has it on record; raises `UsageError` if its password was left out there."""
-    if ":***@" in tracking_uri:
+    if ":***@" in tracking_uri or "=***" in tracking_uri:
         raise UsageError(
             f"the run is tracked at {tracking_uri}, and its password is not kept: give --tracking-uri again, with the "
             "name of a variable for the password ('postgresql://mcb:$DB_PASSWORD@db/mlflow')"

@@ -13,6 +13,7 @@ from mcb.likelihoods import Categorical
 from mcb.prediction import Prediction
 from mcb.predictive import CategoricalMixture
 from mcb.predictor import Predictor
+from mcb.task_posteriors import UNUSUAL_BELOW, TaskPosteriors
 
 
 class _Points(NamedTuple):
@@ -52,12 +53,12 @@ def answer(predictor: Predictor, rows: pd.DataFrame, level: float = 0.9) -> pd.D
     )
     predicted = posteriors.predict([points.x[members] for members in query])
     order, one = np.concatenate(query), np.repeat(np.arange(len(asked)), [len(members) for members in query])
-    mode, unusual = posteriors.responsibilities.argmax(1), posteriors.is_unusual
+    mode, unusual = posteriors.responsibilities.argmax(1), _unusual(posteriors)
     columns: dict[str, Any] = {TASK: names[asked][one]} if TASK in rows.columns else {}
     columns |= _predicted(predicted, level)
     columns["mode"] = np.array([predictor.mode_names[number] for number in mode], dtype=object)[one]
     columns["mode_probability"] = posteriors.responsibilities.max(1)[one]
-    columns["unusual"] = np.full(len(one), None) if unusual is None else np.asarray(unusual)[one]
+    columns["unusual"] = unusual[one]
     by_row = np.argsort(order)
     answers = {name: column[by_row] for name, column in columns.items()}
     return pd.DataFrame(answers, index=rows.index[order[by_row]])
@@ -112,6 +113,16 @@ def _predicted(predicted: Prediction, level: float) -> dict[str, Shaped[np.ndarr
         flat = values[present].reshape(int(present.sum()), -1)
         columns |= dict(zip(numbered(name, flat.shape[1]), flat.T, strict=True))
     return columns
+
+
+def _unusual(posteriors: TaskPosteriors) -> Shaped[np.ndarray, "T"]:
+    """True, False, or None where it cannot be known."""
+    percentile = posteriors.evidence_percentile
+    if percentile is None:
+        return np.full(len(posteriors.responsibilities), None)
+    found = (percentile < UNUSUAL_BELOW).astype(object)
+    found[np.isnan(percentile)] = None
+    return found
 
 
 def _families(rows: pd.DataFrame, support: Sequence[np.ndarray], names: np.ndarray) -> list[str] | None:

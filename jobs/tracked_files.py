@@ -106,7 +106,7 @@ def _location(client: "MlflowClient", name: str, uri: str) -> str:
         raise UserError(f"{name} names no registered model: the forms are {_FORMS}")
     if not at and not alias and model.startswith("m-"):  # MLflow's own id of a logged model
         return client.get_logged_model(model).artifact_location
-    known = [found.name for found in client.search_registered_models()]
+    known = _model_names(client)
     if model not in known:
         there = nearest(model, known) if known else "; it holds no model"
         raise UserError(f"{without_password(uri)} has no registered model {model!r}{there}")
@@ -117,6 +117,18 @@ def _location(client: "MlflowClient", name: str, uri: str) -> str:
     if location.startswith("models:/m-"):
         return client.get_logged_model(location.removeprefix("models:/")).artifact_location
     return location
+
+
+def _model_names(client: "MlflowClient") -> list[str]:
+    """All registered models, page by page."""
+    names: list[str] = []
+    token = None
+    while True:
+        page = client.search_registered_models(max_results=1000, page_token=token)
+        names += [found.name for found in page]
+        token = page.token
+        if not token:
+            return names
 
 
 def _version(client: "MlflowClient", model: str, wanted: str, is_alias: bool) -> str:

@@ -11,7 +11,7 @@ from mcb.adapted import AdaptedTasks
 from mcb.likelihoods import Predictive
 from mcb.predictive import GaussianMixture
 from mcb.randomness import fold_key
-from mcb.serving import ServedLearner
+from mcb.serving import ServedLearner, tasks_at_once
 from mcb.types import Support
 from mcb.units import Units
 
@@ -58,7 +58,8 @@ class Adapter:
         """
         num_families = family.shape[1]
         batches = []
-        for rows in torch.arange(len(x)).split(max(1, _AT_ONCE // num_families)):
+        at_once = max(1, tasks_at_once(_AT_ONCE, x.shape[1]) // num_families)
+        for rows in torch.arange(len(x)).split(at_once):
             flat = family[rows].flatten()
             each = [leaf[rows].repeat_interleave(num_families, 0) for leaf in (x, y, mask)]
             support = self._support(each[0], each[1], each[2], flat)

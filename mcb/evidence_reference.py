@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mcb.randomness import fold_key
-from mcb.serving import ServedLearner
+from mcb.serving import ServedLearner, tasks_at_once
 from mcb.types import Support, Task
 
 DrawTasks = Callable[[int, int], Task | None]  # (support points, tasks) -> tasks of the training kind, if there are any
@@ -67,7 +67,8 @@ class EvidenceReference:
     def _adapt(self, tasks: Task) -> tuple[Float[Tensor, "N"], Float[Tensor, "N K"]]:
         """Log evidences and responsibilities."""
         evidences, responsibilities = [], []
-        for rows in torch.arange(len(tasks.mode)).split(_AT_ONCE):
+        at_once = tasks_at_once(_AT_ONCE, tasks.support_x.shape[1])
+        for rows in torch.arange(len(tasks.mode)).split(at_once):
             support = Support(*(leaf[rows] for leaf in tasks.support))
             adapted = self._learner.adapt_tasks(support, tasks.mode[rows], self._learner.learner.noise(NOISE_KEY, rows))
             evidences.append(adapted.log_marginal)

@@ -147,7 +147,10 @@ class Predictor:
         """Probabilities of the families given each mode."""
         if self.reference is None or not self.family_names or not self.learner.modes.has_shared_codes:
             return None
-        return self.reference.families_of_modes(self._num_support, len(self.family_names))
+        try:
+            return self.reference.families_of_modes(self._num_support, len(self.family_names))
+        except ValueError:  # no task of that many points is at hand
+            return None
 
     def _adapt(
         self,

@@ -22,6 +22,15 @@ from mcb.types import Support
 _LARGEST_SUPPORT = 64  # points; larger matrices are not what the compiled head is made for
 
 
+def tasks_at_once(most: int, num_support: int) -> int:
+    """How many tasks to adapt to together: `most`, and fewer of large support sets, whose matrices grow as the square.
+
+    >>> tasks_at_once(250, 5), tasks_at_once(250, 300), tasks_at_once(250, 5000)
+    (250, 11, 1)
+    """
+    return max(1, min(most, most * _LARGEST_SUPPORT**2 // num_support**2))
+
+
 class KnownPoints(NamedTuple):
     """Support sets as the exact head asks for them again with each query: repeated for every mode, 0 where masked."""
 

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from untrained_runs import untrained
@@ -166,3 +167,7 @@ def test_measured_curves_are_predicted_in_their_own_units_without_their_file(cur
     assert post.evidence_percentile is None and post.is_unusual is None
     assert post.log_evidence == beside.log_evidence
     np.testing.assert_array_equal(post.predict(new).mean, beside.predict(new).mean)
+    pd.read_parquet(curves_file).replace({"family": {"lines": "other lines"}}).to_parquet(moved)
+    changed = Predictor.load(folder)
+    assert changed.adapt(x, y, family=family).is_unusual is None
+    assert changed.mode_names == predictor.mode_names

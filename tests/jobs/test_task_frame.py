@@ -7,11 +7,14 @@ from torch import nn
 from cluster.errors import UserError
 from jobs.task_frame import answer
 from mcb import BaseNetwork, Categorical, Codebook, GradientDescent, ModeConditionalBayesianMAML, PriorHypernetwork
+from mcb.evidence_reference import DrawTasks
 from mcb.likelihoods import Gaussian, Likelihood
 from mcb.predictor import Predictor
 
 
-def predictor(x_size: int = 1, y_size: int = 1, likelihood: Likelihood | None = None) -> Predictor:
+def predictor(
+    x_size: int = 1, y_size: int = 1, likelihood: Likelihood | None = None, draw: DrawTasks | None = None
+) -> Predictor:
     """An untrained one with two modes."""
     torch.manual_seed(0)
     likelihood = Gaussian() if likelihood is None else likelihood
@@ -25,7 +28,7 @@ def predictor(x_size: int = 1, y_size: int = 1, likelihood: Likelihood | None = 
         inference=GradientDescent(num_steps=2, step_size=0.1, num_particles=1, prior_noise=False),
         likelihood=likelihood,
     )
-    return Predictor(learner, x_size, y_size)
+    return Predictor(learner, x_size, y_size, draw=draw)
 
 
 def table(**columns: list) -> pd.DataFrame:
@@ -40,6 +43,8 @@ def test_without_a_task_column_all_rows_are_one_task():
     np.testing.assert_allclose(answers["mean"], posterior.predict([1.0, 3.0]).mean)
     np.testing.assert_allclose(answers["upper"], posterior.predict([1.0, 3.0]).interval(0.8)[1])
     assert answers["unusual"].tolist() == [None, None]
+    no_reference = answer(predictor(draw=lambda *_: None), table(x=[0.0, 1.0, 2.0, 3.0], y=[1.0, None, 2.0, None]))
+    assert no_reference["unusual"].tolist() == [None, None]
     assert set(answers["mode"]) <= {"mode 0", "mode 1"}
 
 

@@ -3,22 +3,26 @@
 import os
 import re
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from cluster.errors import UserError
 
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
-_PASSWORD = re.compile(r"(://[^:/\s@]*):([^/\s]*)@")
+_PASSWORD = re.compile(r"(://[^:/\s]*):([^/\s]*|(?!\d+/)[^@\s]*)@")  # after a colon, a number and a slash is a port
 _QUERY = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)([^&#\s]+)", re.IGNORECASE)
 
 
 def expanded(uri: str, environment: Mapping[str, str] | None = None) -> str:
     """`uri` with every `$NAME` and `${NAME}` replaced by that environment variable of this process.
 
+    A variable in the place of a password holds it as it is, and is percent-encoded as a URI wants it.
     Everything that is shown or written keeps the names; only what opens a connection expands them. Raises `UserError`
     for a variable that is not set.
 
     >>> expanded("postgresql://mcb:$DB_PASSWORD@db/mlflow", {"DB_PASSWORD": "secret"})
     'postgresql://mcb:secret@db/mlflow'
+    >>> expanded("http://mcb:$PASSWORD@tracking:5000", {"PASSWORD": "a/b"})
+    'http://mcb:a%2Fb@tracking:5000'
     """
     known = os.environ if environment is None else environment
 
@@ -26,7 +30,8 @@ def expanded(uri: str, environment: Mapping[str, str] | None = None) -> str:
         name = match[1] or match[2]
         if not known.get(name):
             raise UserError(f"{uri} names the environment variable {name}, which is not set here: set it")
-        return known[name]
+        is_password = uri[: match.start()].endswith(":") and uri[match.end() :].startswith("@")
+        return quote(known[name], safe="") if is_password else known[name]
 
     return _VARIABLE.sub(value, uri)
 

@@ -98,13 +98,23 @@ def open_store(uri: str, remedy: str = _REMEDY) -> "MlflowClient":
 
 
 def experiment_id(client: "MlflowClient", uri: str) -> str:
-    """The experiment of all runs, made if it is missing; beside an SQLite file stands the folder of its artefacts."""
-    uri = store_uri(uri)
+    """The experiment of all runs, made if it is missing; beside an SQLite file stands the folder of its artefacts.
+
+    Raises `TrackingError` if somebody deleted it.
+    """
+    shown, uri = without_password(uri), store_uri(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        return experiment.experiment_id
-    location = (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
-    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=experiment_tags())
+    if experiment is None:
+        location = (sqlite_file(uri).parent / "artifacts").as_uri() if uri.startswith(_SQLITE) else None
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=location, tags=experiment_tags())
+        except Exception:  # MLflow's errors have no kind in common; another run may have made it meanwhile
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(f"the experiment {EXPERIMENT} was deleted in {shown}: restore it there, or {_REMEDY}")
+    return experiment.experiment_id
 
 
 def find_run_id(client: "MlflowClient", uri: str, tag: str, value: str) -> str | None:
@@ -137,5 +147,5 @@ def _check_answers(uri: str, shown: str, remedy: str) -> None:
         error.close()
         return  # an answer, if not a welcome: the client's own request says more
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = (getattr(error, "reason", None) or error) if isinstance(error, OSError) else "it is no URI"
         raise TrackingError(f"the tracking server {shown} does not answer ({reason}): start it, or {remedy}") from error

@@ -59,7 +59,9 @@ def _is_begun(options: TrainOptions, base: Settings | None, overrides: Overrides
 def _location(base: Settings | None, overrides: Overrides) -> str | None:
     """Where the command itself says that the checkpoints lie."""
     named = overrides.get("train.checkpoint_dir", [])
-    return absolute(named[0]) if named else (base.train.checkpoint_dir if base is not None else None)
+    if named:
+        return None if named[0].lower() in ("none", "null") else absolute(named[0])
+    return None if base is None else base.train.checkpoint_dir
 
 
 def _resumed(options: TrainOptions, base: Settings | None, overrides: Overrides) -> Job:

@@ -39,25 +39,28 @@ def follow(client: Jobs, job: str, write: Callable[[str], object], give_up_s: fl
 
 async def _follow(client: Jobs, job: str, write: Callable[[str], object], give_up_s: float) -> JobState:
     num_written = 0
-    last_answer = time.monotonic()
+    failing_since: float | None = None
 
     def write_new(text: str, position: int) -> None:
         """Pass on what of a log, repeated from its beginning, is not written yet."""
-        nonlocal num_written
+        nonlocal num_written, failing_since
         new = text[max(0, num_written - position) :]
         if new:
             write(new)
             num_written += len(new)
+            failing_since = None
 
     while True:
         try:
             await _tail(client, job, write_new)
             state = await asyncio.to_thread(client.state, job)
-            last_answer = time.monotonic()
+            failing_since = None
             if state.has_ended:
                 return state
         except ClusterError as error:
-            if time.monotonic() - last_answer > give_up_s:
+            now = time.monotonic()
+            failing_since = now if failing_since is None else failing_since
+            if now - failing_since > give_up_s:
                 raise LostJob(f"{error}; the job {job} may go on, look with mcb jobs status {job}") from error
         await asyncio.sleep(_RETRY_S)
 

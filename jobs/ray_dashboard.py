@@ -3,6 +3,7 @@
 Plain HTTP without Ray, whose client waits without a limit and imports for a second.
 """
 
+import http.client
 import json
 import os
 import urllib.error
@@ -78,7 +79,12 @@ def find_token(environment: Mapping[str, str], home: Path) -> Token | None:
 
 def find_dashboard(url: str) -> Dashboard:
     """Ask the cluster at `url`; raises `ClusterError` if there is none, or the token is missing or wrong."""
-    mode = _get(url, "/api/authentication_mode", {}).get("authentication_mode")
+    try:
+        mode = _get(url, "/api/authentication_mode", {}).get("authentication_mode")
+    except PermissionError as error:
+        raise ClusterError(
+            f"{url} asks for a login before the dashboard's own (a proxy?): use the dashboard's address"
+        ) from error
     token = find_token(os.environ, Path.home()) if mode == "token" else None
     if mode == "token" and token is None:
         raise ClusterError(f"the cluster at {url} asks for a token, and there is none here: {_HOW_TO}")
@@ -125,6 +131,8 @@ def _get(url: str, path: str, headers: Mapping[str, str]) -> dict[str, object]:
         raise ClusterError(
             f"no Ray cluster answers at {url} ({reason}): start it, or give the address of its dashboard with --address"
         ) from error
+    except http.client.HTTPException as error:
+        raise _no_dashboard(url, type(error).__name__) from error
     except ValueError as error:
         raise _no_dashboard(url, f"{path} gives no JSON") from error
     if not isinstance(tree, dict):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cluster.storage import is_url
 from jobs.arguments import parse, parse_with_settings
 from jobs.commands import base_settings
 from jobs.errors import UsageError, nearest
@@ -52,9 +53,19 @@ def submit(words: Sequence[str]) -> int:
         options, overrides = parse_with_settings(SubmitTrainOptions, "submit train", rest)
         settings = _settings(options, overrides)
         request = train_request(options, overrides, settings.recipe, os.environ, here)
+        _require_own_checkpoints(settings, overrides, request.place or "")
     from jobs.submit import submit as run
 
     return run(options, request)
+
+
+def _require_own_checkpoints(settings: Settings, overrides: Overrides, place: str) -> None:
+    """Raise `UsageError` for a saved file that names another run's checkpoints, which the job would go on from."""
+    if settings.train.checkpoint_dir and "train.checkpoint_dir" not in overrides and not is_url(place):
+        raise UsageError(
+            f"--config keeps checkpoints at {settings.train.checkpoint_dir}, where the run that it was saved by has "
+            "its own: remove train.checkpoint_dir from the file, or give a URL as --storage"
+        )
 
 
 def jobs(words: Sequence[str]) -> int:

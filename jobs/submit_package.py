@@ -12,7 +12,8 @@ from cluster.errors import UserError
 
 LIMIT_BYTES = 95 * 1024**2  # Ray's dashboard takes 100 in one request
 LIMIT_FILES = 20_000
-EXCLUDED = ("__pycache__", "venv", "node_modules", "mlruns", "*.egg-info", "*.pyc", "*.db", ".*")  # anywhere
+_SECRET = ("secrets", "*.pem", "*.key", "id_rsa*", "id_ed25519*")
+EXCLUDED = ("__pycache__", "venv", "node_modules", "mlruns", "*.egg-info", "*.pyc", "*.db", ".*", *_SECRET)  # anywhere
 EXCLUDED_AT_TOP = ("runs", "data", "build", "dist", "shared", "mlartifacts", "artifacts")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -96,11 +97,14 @@ def _listed_by_git(root: Path) -> Iterator[PurePosixPath] | None:
     """What git tracks, and what it neither tracks nor ignores; None where there is no git or no repository."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        asked = subprocess.run(command, cwd=root, capture_output=True, check=False)
+        asked = subprocess.run(command, cwd=root, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     except OSError:
         return None
-    if asked.returncode != 0:
+    if b"not a git repository" in asked.stderr:
         return None
+    if asked.returncode != 0:  # without its answer, what it ignores would travel
+        reason = " ".join(asked.stderr.decode(errors="replace").split())
+        raise UserError(f"git cannot list the files of {root}: {reason}")
     names = dict.fromkeys(asked.stdout.decode(errors="surrogateescape").split("\0"))
     return (PurePosixPath(name) for name in names if name and (root / name).is_file())
 

@@ -134,7 +134,8 @@ def _request(
             files += sent
         option = [] if field.name in ("recipe", "run") else [_option(field.name)]
         words += option if value is True else [*option, str(value)]
-    words += [f"{_option(path)}={','.join(values) or 'true'}" for path, values in overrides.items()]
+    for path, values in overrides.items():  # without a value: true, or an empty list
+        words.append(f"{_option(path)}={','.join(values)}" if any(values) else _option(path))
     words += [*where, "--tracking-uri", tracking_uri]
     return JobRequest(name, place, tracking_uri, tuple(words), tuple(files), options.credentials)
 

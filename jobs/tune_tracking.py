@@ -1,11 +1,12 @@
 """A search in MLflow: a parent run, and nested in it one run for each trial, all written by the driver."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.secrets import without_password
 from cluster.tracking import MlflowTracker, Status, open_tracker
-from cluster.tracking_store import experiment_id, open_store
+from cluster.tracking_store import experiment_id, first_sentence, open_store
 from jobs.runs import write_json
 from jobs.settings_file import flatten
 from jobs.train import nested_in, run_tags
@@ -13,6 +14,7 @@ from jobs.tune_search import FoundSearch
 from jobs.tune_trial import Curve, TrialPlan
 from jobs.tune_trials import Report, State, Trial, TrialFolder
 
+_logger = logging.getLogger(__name__)
 _STATUS: Mapping[State, Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 _MOST_SEARCHES = 1000  # looked through, the newest first
 _TRIAL, _STATE, _SEARCH = "trial", "trial_state", "search"
@@ -57,8 +59,11 @@ class SearchTracking:
         """Close a trial's run by the trial's state."""
         tracker = self._tracker(trial)
         tags = {_STATE: trial.state} | ({"error": trial.error[:5000]} if trial.error else {})
-        for name, value in tags.items():
-            self._client.set_tag(tracker.run_id, name, value)
+        try:
+            for name, value in tags.items():
+                self._client.set_tag(tracker.run_id, name, value)
+        except Exception as error:  # as many kinds as there are stores; the trial's own file has them
+            _logger.warning("the tags of %s were not recorded: %s", trial.name, first_sentence(error))
         folder = TrialFolder.of(self._found.trials, trial.number).run
         if folder.settings.exists():
             tracker.artifact(folder.settings, "")

@@ -25,10 +25,11 @@ _ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_T
 
 def open_ui(options: UiOptions) -> None:
     """Serve until Ctrl-C or SIGTERM; raises `UserError` if there is nothing to show or the port is taken."""
-    uri = store_uri(options.tracking_uri or default_tracking_uri())
-    if file := missing_file(uri):
+    named = options.tracking_uri or default_tracking_uri()
+    uri = store_uri(named)
+    if file := missing_file(named):
         raise UserError(f"there is no tracking store at {file}: train a recipe first, or give --tracking-uri")
-    page = _page(open_store(uri), is_own=not uri.startswith("http"))
+    page = _page(open_store(named), is_own=not uri.startswith("http"))
     if uri.startswith("http"):
         _show(f"{without_password(uri).rstrip('/')}{page}", options.browser)
         return

@@ -12,6 +12,8 @@ from cluster.tracking_store import TrackingError, first_sentence, open_store
         "http://mcb:s3cret@h:5000/x",
         "mysql+pymysql://u:s3cret%40@db",
         "s://:s3cret@h",
+        "postgresql://mcb:s3cret/with/slashes@db/mlflow",
+        "postgresql://mcb@srv:s3cret@db/x",
     ],
 )
 def test_no_password_of_a_uri_is_shown_wherever_it_stands_in_a_text(uri):

@@ -1,3 +1,4 @@
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -57,6 +58,18 @@ def test_a_job_that_is_over_but_whose_connection_stays_silent_is_not_waited_for(
     written: list[str] = []
     assert follow(cluster, "a", written.append) == JobState("SUCCEEDED", 0)
     assert written == ["begun\n"] and cluster.num_asked >= 2
+
+
+def test_one_lost_connection_after_a_long_time_is_made_again():
+    class Slow(Cluster):
+        async def tail(self, job: str) -> AsyncIterator[str]:
+            time.sleep(0.1)
+            async for piece in super().tail(job):
+                yield piece
+
+    ended = JobState("SUCCEEDED", 0)
+    cluster = Slow("step 1\n", None, "the end", states=[ended])
+    assert follow(cluster, "a", lambda _: None, give_up_s=0.05) == ended
 
 
 def test_a_cluster_that_no_longer_answers_is_given_up_with_a_way_to_look_again():

@@ -17,7 +17,7 @@ from jobs.build_representation import build_representation, embedding_size
 from jobs.build_runtime import aggregation_plan, group_plan, optimizer_plan
 from jobs.errors import UsageError
 from jobs.refresher import Refresher
-from jobs.task_form import HasForm, form_tree
+from jobs.task_form import form_tree
 from mcb.encoders.deep_set import DeepSet
 from mcb.hypernetwork import PriorHypernetwork
 from mcb.inference.conjugate import Conjugate
@@ -35,6 +35,7 @@ from mcb.sharing import UNSHARED, Sharing
 from mcb.tasks.curves import CurveTasks
 from mcb.tasks.long_form import Split
 from mcb.tasks.regression import RegressionFamilies
+from mcb.types import HasForm
 
 Source = RegressionFamilies | CurveTasks
 

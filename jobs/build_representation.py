@@ -4,7 +4,6 @@ from torch import nn
 
 from jobs import mode_settings as m
 from jobs import settings as s
-from jobs.task_form import HasForm
 from mcb.encoders.deep_set import DeepSet
 from mcb.inference.gradient import GradientDescent
 from mcb.inference.problem import Inference
@@ -14,6 +13,7 @@ from mcb.modes.definition import ModeDefinition
 from mcb.modes.representations import SupportStatistics
 from mcb.modes.shared_prior import AdaptedParameters, Hypernetwork, SupportGradient, shared_prior_size
 from mcb.networks.functional import BaseNetwork
+from mcb.types import HasForm
 
 
 def embedding_size(settings: s.Settings, source: HasForm, network: BaseNetwork, encoder: DeepSet | None) -> int | None:

@@ -25,10 +25,10 @@ from jobs.runs import FoundRun, RunFolder, find_run, write_json
 from jobs.settings import Settings
 from jobs.settings_file import from_yaml
 from jobs.step_log import read_steps
-from jobs.task_form import HasForm
 from jobs.tracked_files import run_checkpoint
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.modes.definition import RefreshedModes
+from mcb.types import HasForm
 
 
 class Trained(NamedTuple):

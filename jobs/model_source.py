@@ -8,7 +8,6 @@ import torch
 
 from cluster.checkpoint import Checkpoint, load
 from cluster.errors import UserError
-from cluster.storage import is_url
 from jobs import settings as s
 from jobs.build import build_source
 from jobs.evaluate import trained_learner
@@ -48,14 +47,6 @@ def load_predictor(name: str, tracking_uri: str | None = None) -> Predictor:
         settings=settings.model_dump(mode="json"),
         run_id=_run_id(name, folder),
     )
-
-
-def local_checkpoint(name: str, tracking_uri: str | None = None) -> Path:
-    """The checkpoint file on this machine that `name` names, downloaded if it lies elsewhere; raises `UserError`."""
-    path = _found(name, tracking_uri).checkpoint
-    if not is_url(path):
-        return Path(path)
-    raise UserError(f"{path} lies at a URL: copy the checkpoint to this machine, and name the file")
 
 
 def _found(name: str, tracking_uri: str | None) -> FoundRun:

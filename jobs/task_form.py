@@ -1,30 +1,12 @@
 """What a learner must know of the tasks that it was trained on, when these are not at hand."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from cluster.errors import CheckpointError
 from mcb.tasks.curves import CurveTasks
+from mcb.types import HasForm
 from mcb.units import Units
-
-
-class HasForm(Protocol):
-    """A source of tasks, or the `TaskForm` of one."""
-
-    @property
-    def mode_names(self) -> tuple[str, ...]:
-        """Names of the true modes."""
-        ...
-
-    @property
-    def x_size(self) -> int:
-        """Number of inputs of a point."""
-        ...
-
-    @property
-    def y_size(self) -> int:
-        """Number of targets of a point."""
-        ...
 
 
 class TaskForm(NamedTuple):

@@ -40,13 +40,8 @@ class Task(NamedTuple):
         return Support(self.support_x, self.support_y, self.support_mask)
 
 
-@runtime_checkable
-class TaskSource(Protocol):
-    """Where tasks come from: a pure function of a seed and global task indices.
-
-    Task `i` of a seed is the same task whoever asks for it and in whatever batch, which is what lets any number of
-    workers share a meta-batch.
-    """
+class HasForm(Protocol):
+    """What a learner must know of tasks before it sees one."""
 
     @property
     def mode_names(self) -> tuple[str, ...]:
@@ -62,6 +57,15 @@ class TaskSource(Protocol):
     def y_size(self) -> int:
         """Number of targets of a point (of classes, where targets are classes)."""
         ...
+
+
+@runtime_checkable
+class TaskSource(HasForm, Protocol):
+    """Where tasks come from: a pure function of a seed and global task indices.
+
+    Task `i` of a seed is the same task whoever asks for it and in whatever batch, which is what lets any number of
+    workers share a meta-batch.
+    """
 
     def sample(self, seed: int, indices: Int[Tensor, "T"]) -> Task:
         """Tasks `indices` of the stream `seed`, with a leading `T` axis."""

@@ -1,5 +1,6 @@
 """Representations that compare a task with what the learner expects of any task: the prior of the mean code."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -35,7 +36,7 @@ def shared_prior_size(network: BaseNetwork) -> int:
     return min(network.num_adapted, _LARGEST_SIZE)
 
 
-class SharedPriorRepresentation(nn.Module):
+class SharedPriorRepresentation(nn.Module, ABC):
     """A vector over the adapted parameters in whitened coordinates of the shared prior, not differentiated.
 
     More than 64 parameters are projected onto 64 fixed random directions, which keeps distances up to a few per cent
@@ -65,8 +66,9 @@ class SharedPriorRepresentation(nn.Module):
             whitened = self._whitened(problem, Support(x, likelihood.inputs_as_targets(y), mask))
             return whitened if self.projection is None else whitened @ self.projection.to(whitened)
 
+    @abstractmethod
     def _whitened(self, problem: Problem, support: Support) -> Float[Tensor, "D"]:
-        raise NotImplementedError
+        """The vector of one support set before it is projected."""
 
 
 class SupportGradient(SharedPriorRepresentation):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bystanders import never
 from fake_learner import Failing, KilledOnce, training_plan
 from stateful_learner import SlowStateful, refreshed_plan
 
@@ -15,10 +16,6 @@ from cluster.plan import StepRecord, TrainingPlan
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
-
-
-def never() -> bool:
-    return False
 
 
 def collective(plan: TrainingPlan) -> TrainingPlan:

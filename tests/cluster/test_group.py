@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bystanders import ignore, never
 from group_learner import (
     INFERENCES,
     FailingRank,
@@ -26,17 +27,8 @@ from cluster.gradient import initial_parameters
 from cluster.group import connect, listen
 from cluster.group_plan import GroupPlan, mean_over_ranks
 from cluster.local_group import LocalGroup
-from cluster.plan import StepRecord
 from cluster.shards import plan
 from cluster.training import run_meta_training
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bystanders import ignore, never
 from fake_learner import Failing, FakeLearner, FakeSource, NotFinite, build_gradient, training_plan
 from torch.nn.utils import parameters_to_vector
 
@@ -18,14 +19,6 @@ from cluster.plan import StepRecord
 from cluster.shards import ComputesMetaGradient, Shard, ShardReport
 from cluster.training import params_sha256, run_meta_training
 from mcb.randomness import fold_key
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 def test_the_run_equals_a_plain_torch_loop(tmp_path: Path):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bystanders import ignore
 from fake_learner import training_plan
 
 from cluster.errors import CheckpointError
@@ -23,10 +24,6 @@ with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 def test_a_second_run_on_a_folder_is_refused_and_changes_nothing(tmp_path: Path):

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from bystanders import ignore, never
 from chaos import Killer, planned
 from group_learner import FailingRank, SignalledRank, group_plan_of, with_ranks
 from victims import victims
@@ -19,14 +20,6 @@ from cluster.plan import StepRecord
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from bystanders import ignore, never
 from fake_learner import Dying, Failing, KilledOnce, NotFinite, slow_gradient, training_plan
 from victims import victims
 
@@ -16,14 +17,6 @@ from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
 SLOW = pytest.mark.slow
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

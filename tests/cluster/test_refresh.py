@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bystanders import ignore, never
 from fake_learner import FakeSource, HeldUp, build_gradient
 from stateful_learner import (
     NUM_SURVEYED,
@@ -29,14 +30,6 @@ from cluster.refresh import Refreshed, Refreshes
 from cluster.shards import plan
 from cluster.survey import initial_state
 from cluster.training import run_meta_training
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 def surveyed(run: TrainingPlan, version: int, parameters: np.ndarray, state: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bystanders import never
 from stateful_learner import FailingRefresh, build_stateful, refreshed_plan
 from thread_ring import run_replicas
 
@@ -14,10 +15,6 @@ from cluster.journal import Journal
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 from cluster.shards import Shard, ShardReport
 from cluster.training import run_meta_training
-
-
-def never() -> bool:
-    return False
 
 
 def by_the_server(plan: TrainingPlan, num_steps: int | None = None) -> TrainingResult:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from bystanders import ignore, never
 from stateful_learner import (
     DyingRefresh,
     FailingRefresh,
@@ -30,14 +31,6 @@ from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
 SLOW = pytest.mark.slow
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 def bits(result: TrainingResult) -> tuple[str, bytes]:

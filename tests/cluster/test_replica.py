@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bystanders import never
 from fake_learner import Failing, NotFinite, build_gradient, training_plan
 from thread_ring import Drifting, Meeting, ThreadRing, run_replicas
 
@@ -24,10 +25,6 @@ from cluster.training import run_meta_training
 from jobs.build import GradientBuilder, build_learner, build_source
 from jobs.recipes import recipe
 from jobs.settings import Network, Settings, Train
-
-
-def never() -> bool:
-    return False
 
 
 def begun(plan: TrainingPlan) -> Journal:

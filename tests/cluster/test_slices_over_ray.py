@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bystanders import ignore, never
 from fake_learner import HeldUp, KilledOnce, slow_gradient, training_plan
 from victims import victims
 
@@ -20,14 +21,6 @@ from cluster.slices import InSlices
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process_over_a_kill_and_a_resume(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bystanders import ignore, never
 from fake_learner import training_plan
 from thread_ring import run_replicas
 
@@ -22,14 +23,6 @@ SOAP = OptimizerPlan("soap", 1e-2, "constant", clip_norm=0.5)
 
 def soap_plan(folder: Path, **changes: bool) -> TrainingPlan:
     return replace(training_plan(folder), optimizer=SOAP, **changes)
-
-
-def ignore(record: StepRecord) -> None:
-    pass
-
-
-def never() -> bool:
-    return False
 
 
 def test_a_plan_tells_soap_the_shapes_of_its_parameters(tmp_path: Path):

@@ -3,6 +3,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from bystanders import ignore, never
 from fake_learner import training_plan
 
 from cluster.checkpoint import load, load_newest, paths
@@ -10,14 +11,6 @@ from cluster.errors import CheckpointError
 from cluster.plan import StepRecord
 from cluster.storage import RemoteFolder, local_copy, open_storage
 from cluster.training import run_meta_training
-
-
-def never() -> bool:
-    return False
-
-
-def ignore(record: StepRecord) -> None:
-    pass
 
 
 @pytest.fixture

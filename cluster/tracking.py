@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import psutil
 
@@ -142,14 +142,21 @@ class MlflowTracker:
         self._flush_at = time.monotonic() + (_RETRY_AFTER_S if self._is_failing else _FLUSH_EVERY_S)
 
 
-def open_tracker(
+class OpenRun(NamedTuple):
+    """A run of a store, ready to be written to."""
+
+    client: "MlflowClient"
+    run_id: str
+
+
+def open_run(
     uri: str,
     run_name: str,
     params: Mapping[str, object],
     tags: Mapping[str, str],
     run_id: str | None = None,
     same_tag: str | None = None,
-) -> MlflowTracker:
+) -> OpenRun:
     """A new run in the store at `uri`, or the run `run_id` continued (a new one if the store does not know it).
 
     Without `run_id`, the newest run whose tag `same_tag` is as in `tags` is continued, if there is one.
@@ -161,14 +168,26 @@ def open_tracker(
     if run_id is None and same_tag is not None:
         run_id = find_run_id(client, uri, same_tag, tags[same_tag])
     if run_id is not None and _reopen(client, run_id):
-        return MlflowTracker(client, run_id)
+        return OpenRun(client, run_id)
     from mlflow.entities import Param
 
     run = client.create_run(experiment_id(client, uri), run_name=run_name, tags=dict(tags))
     entries = [Param(name, str(value)) for name, value in params.items()]
     for start in range(0, len(entries), _LARGEST_PARAMS):
         client.log_batch(run.info.run_id, params=entries[start : start + _LARGEST_PARAMS])
-    return MlflowTracker(client, run.info.run_id)
+    return OpenRun(client, run.info.run_id)
+
+
+def open_tracker(
+    uri: str,
+    run_name: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    same_tag: str | None = None,
+) -> MlflowTracker:
+    """The writer of the run that `open_run` makes or continues; raises what that raises."""
+    return MlflowTracker(*open_run(uri, run_name, params, tags, run_id, same_tag))
 
 
 def system_metrics() -> dict[str, float]:

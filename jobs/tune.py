@@ -99,7 +99,7 @@ def _tuning(found: FoundSearch, space: Space, plan: TrialPlan, run: TrainingPlan
 def _run(console: Console, tuning: Tuning, tracking: SearchTracking) -> None:
     """Run the trials; from its end on, Ctrl-C is an exception again, since nobody asks for it between trials."""
     with interruption() as interrupted, SearchProgress(console, tuning.trials, tuning.num_trials) as progress:
-        watcher = _Watcher(tracking, progress, interrupted)
+        watcher = _Watcher(tracking, tuning.trials, progress, interrupted)
         run_trials(tuning, watcher)
         watcher.tick()  # a signal may have come after the last one
 
@@ -107,21 +107,25 @@ def _run(console: Console, tuning: Tuning, tracking: SearchTracking) -> None:
 class _Watcher:
     """Tells MLflow and the screen; ends the search when the user asks for it."""
 
-    def __init__(self, tracking: SearchTracking, progress: SearchProgress, interrupted: Interruption) -> None:
-        self._tracking, self._progress, self._interrupted = tracking, progress, interrupted
+    def __init__(
+        self, tracking: SearchTracking, trials: Trials, progress: SearchProgress, interrupted: Interruption
+    ) -> None:
+        self._tracking, self._trials, self._progress, self._interrupted = tracking, trials, progress, interrupted
 
     def begun(self, trial: Trial) -> Trial:
         return self._tracking.begin(trial)
 
-    def reported(self, trial: Trial, curve: Curve) -> None:
-        self._tracking.report(trial, curve)
+    def reported(self, trial: Trial, curve: Curve) -> Trial:
+        return self._tracking.report(trial, curve)
 
-    def ended(self, trial: Trial) -> None:
-        self._tracking.end(trial)
-        self._progress.ended(trial)
+    def ended(self, trial: Trial) -> Trial:
+        after = self._tracking.end(trial)
+        self._progress.ended(after)
+        return after
 
     def tick(self) -> None:
         self._progress.tick()
+        self._tracking.catch_up(self._trials)
         if self._interrupted:
             raise Interrupted("interrupted")
 

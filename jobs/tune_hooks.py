@@ -65,7 +65,7 @@ class Record(Callback):
         earlier = tuple(one for one in before.reports if one.num_steps < report.num_steps)
         after = before.model_copy(update={"reports": (*earlier, report)})
         known = before.last.num_steps if before.last is not None else 0
-        self._watcher.reported(after, [row for row in result["curve"] if row[0] > known])
+        after = self._watcher.reported(after, [row for row in result["curve"] if row[0] > known])
         self._tuning.trials.put(after)  # last: what is on record here is not told again after a kill
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: object) -> None:
@@ -93,8 +93,8 @@ class Record(Callback):
         return self._tuning.trials[number_of(str(trial))]
 
     def _end(self, trial: Trial) -> None:
-        self._watcher.ended(trial)
-        self._tuning.trials.put(trial)  # last: a trial that is over here is not looked at again after a kill
+        after = self._watcher.ended(trial)
+        self._tuning.trials.put(after)  # last: a trial that is over here is not looked at again after a kill
 
 
 def name_of(trial: TuneTrial) -> str:

@@ -20,12 +20,12 @@ class Watcher(Protocol):
         """A trial is about to start, or to go on after a resume; what is to be remembered of it comes back."""
         ...
 
-    def reported(self, trial: Trial, curve: Curve) -> None:
-        """A trial reported; `curve` is what its learning curve gained."""
+    def reported(self, trial: Trial, curve: Curve) -> Trial:
+        """A trial reported; `curve` is what its learning curve gained. What is to be remembered comes back."""
         ...
 
-    def ended(self, trial: Trial) -> None:
-        """A trial is over, by its state."""
+    def ended(self, trial: Trial) -> Trial:
+        """A trial is over, by its state; what is to be remembered comes back."""
         ...
 
     def tick(self) -> None:

@@ -1,6 +1,7 @@
-r"""Quantiles of mixtures of normals: the root of $\log F(y) = \log \alpha$, by Halley's steps inside a bracket.
+r"""Quantiles of mixtures of normals, by Halley's steps inside a bracket.
 
-`M` counts mixtures of one set of weights: query points, outputs, ends of an interval. `C` counts those of all tasks.
+The root of $\log F(y) = \log \alpha$ is sought: the logarithm is smooth far into the lower tail. `M` counts mixtures of
+one set of weights: query points, outputs, ends of an interval. `C` counts those of all tasks.
 """
 
 import math

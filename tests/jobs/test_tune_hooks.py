@@ -20,10 +20,10 @@ class Store:
     def begun(self, trial: Trial) -> Trial:
         return trial
 
-    def reported(self, trial: Trial, curve: Curve) -> None:
+    def reported(self, trial: Trial, curve: Curve) -> Trial:
         raise Killed
 
-    def ended(self, trial: Trial) -> None:
+    def ended(self, trial: Trial) -> Trial:
         raise Killed
 
     def tick(self) -> None:
@@ -31,8 +31,8 @@ class Store:
 
 
 class Silent(Store):
-    def reported(self, trial: Trial, curve: Curve) -> None:
-        """Nothing."""
+    def reported(self, trial: Trial, curve: Curve) -> Trial:
+        return trial.model_copy(update={"run_id": "made late"})
 
 
 class Running(NamedTuple):
@@ -63,7 +63,7 @@ def test_a_point_that_pbt_changed_is_on_record_before_the_trial_trains_there_and
     result = {"num_steps": 1, "objective": 1.0, "seconds": 1.0, "num_modes": 1, "curve": []}
     record.on_trial_result(0, [], changed, result)  # what it reports, it did with the rate that it had
     (kept,) = Trials(tmp_path)
-    assert (kept.point["optimizer.learning_rate"], len(kept.reports)) == (0.001, 1)
+    assert (kept.point["optimizer.learning_rate"], len(kept.reports), kept.run_id) == (0.001, 1, "made late")
     record.on_trial_start(0, [], changed)
     (kept,) = Trials(tmp_path)
     assert (kept.number, kept.point["optimizer.learning_rate"], len(kept.reports)) == (0, 0.002, 1)

@@ -64,8 +64,22 @@ def _location(base: Settings | None, overrides: Overrides) -> str | None:
     return None if base is None else base.train.checkpoint_dir
 
 
+def _require_own_checkpoints(options: TrainOptions, overrides: Overrides, location: str | None) -> None:
+    """Raise `UsageError` for checkpoints that --config alone names and that are not those of the run in --out."""
+    if location is None or options.out is None or "train.checkpoint_dir" in overrides or not paths(location):
+        return
+    if RunFolder(options.out.absolute()).checkpoints != location:
+        raise UsageError(
+            f"{options.config} keeps checkpoints at {location}, where another run than that of --out {options.out} has "
+            f"its own: begin anew with --train.checkpoint-dir none, or take that run over with "
+            f"--train.checkpoint-dir {location}"
+        )
+
+
 def _resumed(options: TrainOptions, base: Settings | None, overrides: Overrides) -> Job:
-    folder, saved = _begun(options, _location(base, overrides))
+    location = _location(base, overrides)
+    _require_own_checkpoints(options, overrides, location)
+    folder, saved = _begun(options, location)
     if options.recipe not in (None, saved.recipe):
         raise UsageError(f"{folder.path} holds a run of recipe {saved.recipe!r}, not {options.recipe!r}")
     settings = override(saved if options.config is None or base is None else base, overrides)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tiny_runs import TINY
@@ -34,6 +35,31 @@ def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_elsewhere(const
     assert again["checkpoint"] == f"{workplace}/kept/checkpoint-00000004.mcb"
     assert main(["train", "two-modes", "--resume", "--out=second", "--json=same.json"]) == 0
     assert json.loads((workplace / "same.json").read_text())["params_sha256"] == whole["params_sha256"]
+
+
+@pytest.mark.parametrize("how", ["--auto-resume", "--resume"])
+def test_a_saved_file_does_not_lead_a_new_run_to_the_checkpoints_of_the_one_that_saved_it(
+    train, workplace, capsys, how
+):
+    kept = f"{workplace}/kept"
+    old = train("--out=old", f"--train.checkpoint-dir={kept}", "--train.num-steps=2")
+    config = ["train", *TINY, "--config=old/settings.yaml"]
+    before = sorted(path.name for path in Path(kept).iterdir())
+    assert main([*config, "--out=new", how]) == 2
+    message = capsys.readouterr().err
+    assert f"keeps checkpoints at {kept}, where another run than that of --out new has its own" in message
+    assert "--train.checkpoint-dir none" in message and f"--train.checkpoint-dir {kept}" in message
+    assert not (workplace / "new").exists() and sorted(path.name for path in Path(kept).iterdir()) == before
+    for own, out, run_id in (("", "old", old["run_id"]), (f"--train.checkpoint-dir={kept}", "new", old["run_id"])):
+        assert main([*config, f"--out={out}", how, *filter(None, [own]), "--json=again.json"]) == 0
+        assert json.loads((workplace / "again.json").read_text())["run_id"] == run_id
+
+
+def test_the_file_of_a_run_whose_checkpoints_lie_elsewhere_starts_another_beside_it(train, workplace):
+    first = train("--out=old", f"--train.checkpoint-dir={workplace}/kept")
+    again = train("--out=new", "--config=old/settings.yaml", "--auto-resume", "--train.checkpoint-dir=none")
+    assert again["run_id"] != first["run_id"] and again["params_sha256"] == first["params_sha256"]
+    assert Path(again["checkpoint"]).parent == workplace / "new" / "checkpoints"
 
 
 @pytest.mark.parametrize("name", ["run", "kept", "kept/checkpoint-00000004.mcb", "whole/checkpoints"])

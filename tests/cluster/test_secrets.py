@@ -39,7 +39,9 @@ def test_variables_are_expanded_by_name_and_a_missing_one_is_named():
         expanded("http://$NOBODY@h", environment)
 
 
-@pytest.mark.parametrize("given", ["http://mcb:s3cret@127.0.0.1:1", "$STORE"])
+@pytest.mark.parametrize(
+    "given", ["http://mcb:s3cret@127.0.0.1:1", "$STORE", "postgresql://mcb:s3cret/with/slashes@127.0.0.1:1/mlflow"]
+)
 def test_a_store_that_does_not_answer_is_refused_without_its_password(given, monkeypatch):
     monkeypatch.setenv("STORE", "postgresql://mcb:s3cret@127.0.0.1:1/mlflow")
     with pytest.raises(TrackingError, match=r"does not answer") as refusal:

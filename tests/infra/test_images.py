@@ -81,3 +81,14 @@ def test_the_list_of_requirements_is_the_projects():
 @pytest.mark.parametrize("package", ["torch", "ray", "mlflow", "psycopg2-binary", "boto3", "s3fs"])
 def test_what_the_images_install_by_name_is_constrained(package):
     assert re.search(rf"^{package}==\S+$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+
+
+def test_the_image_has_what_rays_launcher_and_mlflows_artefacts_in_s3_need():
+    """The launcher goes from the head to the workers by ssh and rsync, into login shells; MLflow asks for boto3."""
+    build, last = (DOCKER / "Dockerfile").read_text().rsplit("\nFROM ", 1)
+    assert re.search(r"pip install -c constraints\.txt -r requirements\.txt .*\bboto3\b", build)
+    (installed,) = re.findall(r"apt-get install -y --no-install-recommends (.+?) \\", last)
+    assert {"openssh-client", "rsync"} <= set(installed.split())
+    (profile,) = re.findall(r'echo "export PATH=(\S+?):\\\$PATH" > /etc/profile\.d/\w+\.sh', last)
+    (path,) = re.findall(r"^ENV PATH=(\S+?):\$PATH", last, flags=re.MULTILINE)
+    assert profile == path

@@ -1,5 +1,7 @@
+import itertools
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,3 +80,13 @@ def test_a_cluster_that_no_longer_answers_is_given_up_with_a_way_to_look_again()
     with pytest.raises(LostJob, match="no answer; the job a may go on, look with mcb jobs status a"):
         follow(cluster, "a", written.append, give_up_s=0.05)
     assert written == ["step 1\n"]
+
+
+def test_connections_that_are_lost_again_and_again_are_no_end_while_the_log_grows(monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(job_logs, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    ended = JobState("SUCCEEDED", 0)
+    cluster = Cluster("step 1\n", None, "step 2\n", None, "step 3\n", None, "step 4\n", None, states=[ended])
+    assert follow(cluster, "a", lambda _: None, give_up_s=1.5) == ended
+    with pytest.raises(LostJob):
+        follow(Cluster("step 1\n", None, None, None, None, states=[ended]), "a", lambda _: None, give_up_s=1.5)

@@ -19,6 +19,11 @@ _LEFT = (
         "build/lib/x.py",
         ".pytest_cache/x",
         "node_modules/a/b.js",
+        "secrets/token",
+        "infra/server.pem",
+        "tls.key",
+        "id_rsa.old",
+        "id_ed25519",
     ),
 )
 
@@ -50,6 +55,26 @@ def test_what_git_ignores_stays_too(tree):
     (tree / ".git" / "config").unlink()
     subprocess.run(["git", "init", "-q", tree], check=True)
     assert _files(tree) == set(_SHIPPED) - {"curves.parquet"}
+
+
+def test_a_git_that_fails_is_refused_and_no_repository_is_none_in_any_language(tree, tmp_path_factory, monkeypatch):
+    (tree / ".git" / "config").unlink()
+    subprocess.run(["git", "init", "-q", tree], check=True)
+    (tree / ".git" / "index").write_text("damaged")
+    with pytest.raises(UserError, match=f"git cannot list the files of {tree}: .*index"):
+        candidates(tree, [])
+    programs = tmp_path_factory.mktemp("bin")
+    git = programs / "git"
+    git.write_text(
+        """#!/bin/sh
+case "$LC_ALL" in C) echo "fatal: not a git repository" ;; *) echo "fatal: kein Git-Repository" ;; esac >&2
+exit 128
+"""
+    )
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert _files(tree) == set(_SHIPPED)
 
 
 def test_a_file_that_is_named_travels_in_spite_of_everything(tree):

@@ -1,6 +1,9 @@
 from pathlib import Path
+from typing import cast
 
 import pytest
+from mlflow.entities import Experiment
+from mlflow.tracking import MlflowClient
 
 from cluster.tracking import MlflowTracker, Untracked, open_tracker, system_metrics
 from cluster.tracking_store import EXPERIMENT, TrackingError, absolute_uri, experiment_id, open_store
@@ -171,3 +174,33 @@ def test_a_store_that_does_not_answer_is_refused_with_a_remedy(uri, message):
 def _written(path: Path) -> Path:
     path.write_text("note")
     return path
+
+
+class Experiments:
+    """A store that knows the experiment from its second question on, or only after somebody else made it."""
+
+    def __init__(self, *answers: Experiment | None):
+        self._answers = list(answers)
+
+    def get_experiment_by_name(self, name):
+        return self._answers.pop(0)
+
+    def create_experiment(self, name, **how):
+        raise ConnectionError("it exists already")
+
+
+def experiment(stage: str) -> Experiment:
+    return Experiment("7", EXPERIMENT, "/", stage)
+
+
+def test_an_experiment_that_another_run_makes_at_the_same_moment_is_taken():
+    client = cast(MlflowClient, Experiments(None, experiment("active")))
+    assert experiment_id(client, "http://tracking:5000") == "7"
+    with pytest.raises(ConnectionError, match="it exists already"):
+        experiment_id(cast(MlflowClient, Experiments(None, None)), "http://tracking:5000")
+
+
+def test_an_experiment_that_somebody_deleted_is_named_with_its_store_and_without_a_password():
+    deleted = cast(MlflowClient, Experiments(experiment("deleted")))
+    with pytest.raises(TrackingError, match=r"was deleted in http://mcb:\*\*\*@tracking:5000: restore it there, or"):
+        experiment_id(deleted, "http://mcb:s3cret@tracking:5000")

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.secrets import without_password
 from jobs.arguments import TrainOptions, TuneOptions
 from jobs.errors import UsageError
 from jobs.job import find_job
 from jobs.recipes import recipe
-from jobs.runs import default_tracking_uri
+from jobs.runs import default_tracking_uri, require_whole
 from jobs.train import _begin, ui_command
 from jobs.tune_search import find_search, save
 
@@ -84,3 +85,9 @@ def test_a_search_hands_no_key_of_the_drivers_to_the_command_lines_of_its_trials
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
     actor = _ActorClassCache().get(tune.Trainable)
     assert _SECRET not in str(actor._default_options)
+
+
+def test_a_password_in_the_query_of_a_store_is_asked_for_again_too():
+    kept = without_password(f"postgresql://db/mlflow?user=mcb&password={_SECRET}")
+    with pytest.raises(UsageError, match="its password is not kept: give --tracking-uri again"):
+        require_whole(kept)

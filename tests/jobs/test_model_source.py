@@ -7,20 +7,28 @@ import pickle
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from untrained_runs import untrained
 
 from cluster import checkpoint as checkpoints
 from cluster.errors import CheckpointError, UserError
 from cluster.tracking_store import open_store
-from jobs.model_source import load_predictor
+from jobs.model_source import _drawing, load_predictor
+from jobs.recipes import recipe
 from jobs.runs import RunFolder, default_tracking_uri
+from jobs.settings import CurveTasks
+from jobs.task_form import TaskForm
+from jobs.tracked_files import _model_names
 from mcb import Predictor
 from mcb.tasks.long_form import read_long_form
+from mcb.units import Units
 
 X, Y = [0.1, -2.0, 3.0], [1.0, 0.5, -1.0]
 
@@ -170,3 +178,26 @@ def test_measured_curves_are_predicted_in_their_own_units_without_their_file(cur
     changed = Predictor.load(folder)
     assert changed.adapt(x, y, family=family).is_unusual is None
     assert changed.mode_names == predictor.mode_names
+    shutil.copy(curves_file, moved)
+    gone_later = Predictor.load(folder)
+    moved.unlink()
+    assert gone_later.adapt(x, y, family=family).is_unusual is None
+
+
+def test_a_file_of_curves_that_cannot_be_asked_about_is_not_at_hand(workplace):
+    settings = recipe("curves").tasks.model_copy(update={"path": f"{workplace}/{'x' * 300}.parquet"})
+    assert isinstance(settings, CurveTasks)
+    assert _drawing(settings, TaskForm(("lines",), 1, 1, Units.identity(1, 1))) is None
+
+
+def test_a_registered_model_is_found_on_any_page_of_the_registry():
+    class Page(list):
+        token: str | None = None
+
+    class Registry:
+        def search_registered_models(self, max_results: int, page_token: str | None) -> Page:
+            page = Page([SimpleNamespace(name=page_token or "first")])
+            page.token = {None: "second", "second": "third"}.get(page_token)
+            return page
+
+    assert _model_names(cast(MlflowClient, Registry())) == ["first", "second", "third"]

@@ -56,6 +56,19 @@ def test_ui_of_a_server_that_runs_elsewhere_is_its_address_with_the_view_if_it_h
     assert f"http://tracking:5000/#/experiments/7/runs?workflowType=machine_learning{view} " in capsys.readouterr().out
 
 
+def test_ui_expands_the_variables_of_a_store_once_and_names_it_by_them(monkeypatch, capsys):
+    class Client:
+        def get_experiment_by_name(self, name):
+            return None
+
+    asked: list[str] = []
+    monkeypatch.setattr("jobs.ui.open_store", lambda uri: asked.append(uri) or Client())
+    monkeypatch.setenv("STORE", "http://mcb:a$b@tracking:5000")
+    open_ui(UiOptions(tracking_uri="$STORE", browser=False))
+    assert asked == ["$STORE"]
+    assert "http://mcb:***@tracking:5000 " in capsys.readouterr().out
+
+
 def test_ui_listens_on_the_loopback_interface_unless_told_otherwise():
     assert ip_address(UiOptions().host).is_loopback
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from platform import python_version
+from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
 
@@ -39,11 +40,16 @@ def _server(answers: Mapping[str, object], token: str | None = None) -> Iterator
         def log_message(self, format: str, *args: object) -> None:
             """Nothing."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    with _serving(HTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
+
+
+@contextmanager
+def _serving(server: TCPServer) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()
@@ -105,6 +111,28 @@ def test_what_does_not_answer_and_what_is_no_dashboard_is_said(monkeypatch):
     pages = [{}, {"/api/authentication_mode": "<html>"}, {"/api/authentication_mode": ["a list"]}]
     for answers in pages:
         with _server(answers) as url, pytest.raises(ClusterError, match="is no dashboard of a Ray cluster"):
+            find_dashboard(url)
+
+
+def test_a_login_before_the_dashboards_own_and_a_server_of_another_protocol_are_said():
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    class Mail(BaseRequestHandler):
+        def handle(self):
+            self.request.recv(1000)
+            self.request.sendall(b"220 mail ready\r\n")
+
+    servers = [
+        (HTTPServer(("127.0.0.1", 0), Proxy), r"asks for a login before the dashboard's own \(a proxy\?\)"),
+        (TCPServer(("127.0.0.1", 0), Mail), "is no dashboard of a Ray cluster"),
+    ]
+    for server, message in servers:
+        with _serving(server) as url, pytest.raises(ClusterError, match=message):
             find_dashboard(url)
 
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import mlflow
 import numpy as np
@@ -18,10 +19,16 @@ import pytest
 import yaml
 from registered_runs import Run, client, rows, store, train
 
+from cluster.errors import UserError
+from jobs import register
 from jobs.cli import main
+from jobs.contenders import Contender
 from jobs.logged_model import NEEDED
 from jobs.model_source import load_predictor
+from jobs.register_arguments import RegisterOptions
+from jobs.report import new_console
 from jobs.task_scores import compare, read_tasks
+from jobs.tracked_run import TrackedRun
 
 ALONE = Path(__file__).parent / "alone_with_model.py"
 
@@ -121,7 +128,7 @@ def test_the_first_model_is_the_champion_and_only_a_better_one_takes_its_place(p
     assert main(["register", better.run_id, "--name=ladder", "--json=second.json"]) == 0
     assert champion(place, "ladder") == better.run_id
     said = f"NLL {better.nll:.4f} against {worse.nll:.4f} nats on the same 60 test tasks, − "
-    assert said in capsys.readouterr().out
+    assert f"MLFLOW_TRACKING_URI={said} mlflow models serve" in capsys.readouterr().out
     second = json.loads((place / "second.json").read_text())
     expected = compare(*(read_tasks(run.folder / "test_tasks.parquet") for run in runs))
     assert expected is not None
@@ -254,3 +261,34 @@ def ask(address: str, body: dict) -> dict:
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.loads(response.read())
+
+
+def test_a_comparison_that_cannot_be_computed_is_refused_or_forced(monkeypatch, capsys):
+    def compare_contenders(*what: object) -> None:
+        raise ValueError("the test tasks have no targets")
+
+    monkeypatch.setattr(register, "compare_contenders", compare_contenders)
+    monkeypatch.setattr(register, "fetch_version", lambda *what: None)
+    run, champion = TrackedRun("r", MagicMock(), "sqlite:///x.db", {}), MagicMock(version=3)
+    for force in (False, True):
+        options = RegisterOptions("r", name="a", force=force)
+        given = (new_console(), options, run, Contender(Path("x"), None), champion, Path())
+        if force:
+            assert register._compared(*given) is None
+            assert "not compared with a version 3, the champion: the test tasks have" in capsys.readouterr().out
+        else:
+            with pytest.raises(UserError, match=r"cannot be compared .*have no targets; --force replaces it"):
+                register._compared(*given)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://mcb:$PASSWORD@tracking:5000", '"http://mcb:$PASSWORD@tracking:5000"'),
+        ("sqlite:////srv/[bold]$x.db", "'sqlite:////srv/[bold]$x.db'"),
+    ],
+)
+def test_the_command_that_serves_a_model_names_its_store_as_a_shell_takes_it(uri, said, capsys):
+    run = TrackedRun("r", MagicMock(), uri, {})
+    register._say(new_console(), RegisterOptions("r", name="a"), run, MagicMock(version=3), None)
+    assert f"MLFLOW_TRACKING_URI={said} mlflow models serve" in capsys.readouterr().out

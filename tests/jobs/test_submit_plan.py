@@ -6,7 +6,9 @@ import pytest
 from jobs import job_entry
 from jobs.cli import main
 from jobs.errors import UsageError
-from jobs.overrides import split
+from jobs.overrides import override, split
+from jobs.recipes import recipe
+from jobs.settings_file import to_yaml
 from jobs.submit_arguments import SubmitEvaluateOptions, SubmitTrainOptions, SubmitTuneOptions
 from jobs.submit_plan import (
     JobRequest,
@@ -143,6 +145,25 @@ def test_a_wrong_command_line_is_refused_before_anything_is_asked_of_a_cluster(w
     monkeypatch.delenv("MCB_STORAGE", raising=False)
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_saved_file_that_names_a_runs_checkpoints_is_no_new_job_in_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    saved = override(recipe("two-modes"), {"train.checkpoint_dir": ["/srv/old"]})
+    Path("saved.yaml").write_text(to_yaml(saved))
+    words = ["submit", "train", "--config=saved.yaml"]
+    assert main([*words, "--storage=/srv/runs"]) == 2
+    assert "--config keeps checkpoints at /srv/old, where the run that it was saved by has" in capsys.readouterr().err
+    for others in (["--storage=s3://bucket"], ["--storage=/srv/runs", "--train.checkpoint-dir=/srv/new"]):
+        assert main([*words, *others]) == 2
+        assert "name the cluster: --address" in capsys.readouterr().err
+
+
+def test_a_setting_without_a_value_travels_without_one(tmp_path):
+    overrides = {"network.hidden": [], "tracking.log_model": [""]}
+    request = train_request(SubmitTrainOptions("two-modes", out=Path("/srv/a")), overrides, "two-modes", {}, tmp_path)
+    assert request.command[2:4] == ("--network.hidden", "--tracking.log-model")
 
 
 @pytest.mark.parametrize("words", [["submit"], ["submit", "--help"], ["submit", "tune", "--help"], ["jobs", "-h"]])

@@ -161,3 +161,18 @@ def test_a_store_that_is_back_at_the_end_of_the_search_gets_all(found: FoundSear
     tracking.close("FINISHED")
     assert "no tracked run, since" not in caplog.text
     assert shown(found, Trials(found.trials)[0].run_id, "train/nll") == ("FINISHED", [3])
+
+
+def test_a_store_that_falls_silent_as_a_trial_ends_costs_a_warning(
+    found: FoundSearch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def silent(*what: object) -> None:
+        raise ConnectionError("no route")
+
+    tracking = begin(found)
+    trial = tracking.begin(Trial(number=0, point={}))
+    for name in ("set_tag", "log_batch", "set_terminated"):
+        monkeypatch.setattr(MlflowClient, name, lambda *what, **how: silent())
+    ended = tracking.end(trial.model_copy(update={"state": "failed", "error": "its process died"}))
+    assert ended.state == "failed" and ended.run_id == trial.run_id
+    assert "the tags of trial-0000 were not recorded: no route" in caplog.text

@@ -57,9 +57,11 @@ def test_a_saved_file_does_not_lead_a_new_run_to_the_checkpoints_of_the_one_that
 
 def test_the_file_of_a_run_whose_checkpoints_lie_elsewhere_starts_another_beside_it(train, workplace):
     first = train("--out=old", f"--train.checkpoint-dir={workplace}/kept")
-    again = train("--out=new", "--config=old/settings.yaml", "--auto-resume", "--train.checkpoint-dir=none")
+    command = ("--out=new", "--config=old/settings.yaml", "--auto-resume", "--train.checkpoint-dir=none")
+    again = train(*command)
     assert again["run_id"] != first["run_id"] and again["params_sha256"] == first["params_sha256"]
     assert Path(again["checkpoint"]).parent == workplace / "new" / "checkpoints"
+    assert train(*command)["run_id"] == again["run_id"]  # submitted again, it goes on
 
 
 @pytest.mark.parametrize("name", ["run", "kept", "kept/checkpoint-00000004.mcb", "whole/checkpoints"])

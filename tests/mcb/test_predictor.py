@@ -8,6 +8,7 @@ from small_learners import make_learner, make_tasks
 from mcb.predictive import CategoricalMixture, GaussianMixture
 from mcb.predictor import Predictor
 from mcb.randomness import normals, uniforms
+from mcb.serving import ServedLearner
 from mcb.types import Task
 from mcb.units import Units
 
@@ -255,3 +256,30 @@ def test_values_too_far_from_training_are_refused():
     predictor = make_predictor(units=tiny, family_names=("one",))
     with pytest.raises(ValueError, match="x lies too far from all that this model was trained on: check its units"):
         predictor.adapt([[1e10, 1.0]], [1.0])
+
+
+class Enough(Exception):
+    """Seen what was to be seen, before it is computed."""
+
+
+def test_large_support_sets_are_adapted_to_a_few_at_once(monkeypatch):
+    sizes: list[int] = []
+
+    def adapt_tasks(self, support, *given):
+        sizes.append(len(support.mask))
+        raise Enough
+
+    monkeypatch.setattr(ServedLearner, "adapt_tasks", adapt_tasks)
+    predictor = make_predictor(draw=draw)
+    assert predictor.reference is not None
+    x, y = np.zeros((12, 500, 2)), np.zeros((12, 500))
+    with pytest.raises(Enough):
+        predictor.adapt_many(x, y)
+    with pytest.raises(Enough):
+        predictor.reference.evidences(500)
+    assert sizes == [256 * 64**2 // 500**2, 250 * 64**2 // 500**2]
+
+
+def test_families_are_unknown_where_no_task_of_as_many_points_is_at_hand():
+    predictor = make_predictor(family_names=("small", "large"), draw=lambda num_support, num_tasks: None)
+    assert predictor.adapt(X, Y).families is None

@@ -55,10 +55,13 @@ class MLP(nn.Module):
 
     def features(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N H"]:
         """What the head is linear in."""
-        *below, last = self.layers
-        for layer in below:
+        return self.activate_features(self.layers[-1](self.hidden(x)))
+
+    def hidden(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N I"]:
+        """What the last layer of the features sees."""
+        for layer in self.layers[:-1]:
             x = self.activation(layer(x))
-        return self.activate_features(last(x))
+        return x
 
     def activate_features(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
         """What becomes of the last layer's sums."""

@@ -113,7 +113,7 @@ class _Gradients(torch.autograd.Function):
         axes = _Axes.of([_one(value, axis) for value, axis in zip(inputs, in_dims, strict=True)])
 
         def gradients(*one: Any) -> tuple[Tensor, ...]:
-            *differentiable, mask = one[: _TASK.stop]
+            differentiable, mask = one[: _TASK.stop - 1], one[_TASK.stop - 1]
             _, pull = vjp(lambda *leaves: axes.one_after_the_other(*leaves, mask, *one[-2:]), *differentiable)
             return pull(HeadAnswer(*one[13:16]))
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -40,7 +40,7 @@ def forward(
     num_rectified: int,
     hidden: Float[Tensor, "T N I"],
     y: Float[Tensor, "T S"],
-    mask: Float[Tensor, "T S"],
+    mask: Bool[Tensor, "T S"],
     gram_dtype: torch.dtype,
     rounding: float,
 ) -> tuple[Tensor, Tensor, Tensor, Kept]:
@@ -57,7 +57,8 @@ def forward(
     for modes in _few_modes(features):
         _matrix_product(layers[modes].flatten(0, 1), inputs, features[modes].view(-1, inputs.shape[1]))
         smooth, rectified = _by_activation(features[modes], num_rectified)
-        smooth.tanh_(), rectified.relu_()
+        smooth.tanh_()
+        rectified.relu_()
         kernels.forward(rounding, *_of(modes, by_mode), *by_task, *_of(modes, written))
     evidence, prediction, variance = (result.flatten(-2)[..., :num_tasks] for result in results[:3])
     return evidence, prediction.mT, variance.mT, Kept(features, *results[3:])
@@ -93,7 +94,7 @@ def backward(
         torch.mm(flat, inputs.mT, out=to_layers[modes].flatten(0, 1))
         to_inputs.addmm_(layers[modes].flatten(0, 1).mT, flat)
     to_hidden = to_inputs[:-1].view(hidden.shape[2], hidden.shape[1], -1)[..., :num_tasks].permute(2, 1, 0)
-    gradients = ModeHeads(*to_prior, to_noise, to_layers[..., :-1], to_layers[..., -1])
+    gradients = ModeHeads._make([*to_prior, to_noise, to_layers[..., :-1], to_layers[..., -1]])
     return gradients, to_hidden, to_y.flatten(1)[:, :num_tasks].mT
 
 

@@ -114,7 +114,7 @@ class _Gradients(torch.autograd.Function):
 
         def gradients(*one: Any) -> tuple[Tensor, ...]:
             differentiable, mask = one[: _TASK.stop - 1], one[_TASK.stop - 1]
-            _, pull = vjp(lambda *leaves: axes.one_after_the_other(*leaves, mask, *one[-2:]), *differentiable)
+            pull = vjp(lambda *leaves: axes.one_after_the_other(*leaves, mask, *one[-2:]), *differentiable)[1]
             return pull(HeadAnswer(*one[13:16]))
 
         return vmap(gradients, in_dims)(*inputs), (0,) * 9

@@ -78,11 +78,11 @@ class _Answer(torch.autograd.Function):
             group, place = _MODE, 0
         else:
             results = vmap(axes.one_after_the_other, in_dims)(*inputs)
-            kept = [results[0].new_empty(0)] * 3  # by others
-            return (*results, *kept), (0, 0, 0, None, None, None)
+            kept = [results[0].new_empty(0)] * 2  # by others
+            return (*results, *kept), (0, 0, 0, None, None)
         mapped = list(inputs)
         mapped[group] = batched(info.batch_size, in_dims[group], inputs[group])
-        return _Answer.apply(*mapped), (place, place, place, None, None, None)
+        return _Answer.apply(*mapped), (place, place, place, None, None)
 
 
 class _Gradients(torch.autograd.Function):
@@ -90,12 +90,12 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs):
-        *tensors, num_rectified, _ = inputs
+        *tensors, num_rectified, gram_dtype = inputs
         axes = _Axes.of(tensors)
         of_mode, (hidden, y, mask) = axes.added(tensors)
         _, hidden = without_masked(y, hidden, mask)
-        kept, to_results = _cpu().Kept(*tensors[10:13]), [axes.with_both(gradient) for gradient in tensors[13:]]
-        to_mode, to_hidden, to_y = _cpu().backward(of_mode, num_rectified, hidden, kept, *to_results)
+        kept, to_results = _cpu().Kept(*tensors[10:12]), [axes.with_both(gradient) for gradient in tensors[12:]]
+        to_mode, to_hidden, to_y = _cpu().backward(of_mode, num_rectified, hidden, kept, gram_dtype, *to_results)
         without_modes = [gradient if axes.modes else gradient[0] for gradient in to_mode]
         return *without_modes, *(gradient if axes.tasks else gradient[0] for gradient in (to_hidden, to_y))
 
@@ -115,7 +115,7 @@ class _Gradients(torch.autograd.Function):
         def gradients(*one: Any) -> tuple[Tensor, ...]:
             differentiable, mask = one[: _TASK.stop - 1], one[_TASK.stop - 1]
             pull = vjp(lambda *leaves: axes.one_after_the_other(*leaves, mask, *one[-2:]), *differentiable)[1]
-            return pull(HeadAnswer(*one[13:16]))
+            return pull(HeadAnswer(*one[12:15]))
 
         return vmap(gradients, in_dims)(*inputs), (0,) * 9
 

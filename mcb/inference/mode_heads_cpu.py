@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -45,17 +46,14 @@ def forward(
     rounding: float,
 ) -> tuple[Tensor, Tensor, Tensor, Kept]:
     """Log evidence `(K, T)`, prediction and variance `(K, T, Q)`, all float64, and what `backward` wants."""
-    (num_tasks, num_points, _), num_support = hidden.shape, y.shape[1]
-    (num_modes, num_features, _), num_query = heads.layer_weight.shape, num_points - num_support
-    inputs, layers = _inputs(hidden), _layers(heads)
+    (num_modes, num_tasks), num_support = (len(heads.mean), len(hidden)), y.shape[1]
+    num_query = hidden.shape[1] - num_support
     targets, present = _tiles(y.mT.double()), _tiles(mask.mT.double())
     shapes = ((), (num_query,), (num_query,), (num_support, num_support), (num_support,))
     results = [torch.empty(num_modes, *shape, *targets.shape[1:], dtype=torch.float64) for shape in shapes]
-    shape = (num_features, num_points, *targets.shape[1:])
     by_mode = _arrays(*(leaf.to(gram_dtype) for leaf in heads[:4]), heads.noise_variance.double())
     by_task, written = _arrays(targets, present), _arrays(*results)
-    for modes, features in _few_modes(num_modes, shape, gram_dtype):
-        _features(layers[modes], inputs, num_rectified, features)
+    for modes, features in _Features(heads, num_rectified, hidden, gram_dtype):
         kernels.forward(rounding, *_of(modes, by_mode), *_arrays(features), *by_task, *_of(modes, written))
     evidence, prediction, variance = (result.flatten(-2)[..., :num_tasks] for result in results[:3])
     return evidence, prediction.mT, variance.mT, Kept(*results[3:])
@@ -72,83 +70,97 @@ def backward(
     to_variance: Float[Tensor, "K T Q"],
 ) -> tuple[ModeHeads, Float[Tensor, "T N I"], Float[Tensor, "T S"]]:
     """Gradients of the heads, of the hidden values and of y, given those of the results."""
-    (num_tasks, num_points, _), (num_modes, num_features, _) = hidden.shape, heads.layer_weight.shape
-    inputs, layers = _inputs(hidden), _layers(heads)
-    transposed = inputs[:-1].mT.contiguous()
-    weight = heads.layer_weight.contiguous()
-    to_inputs, to_weight, to_bias = torch.zeros_like(inputs[:-1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
-    to_prior = [torch.empty_like(leaf, dtype=gram_dtype) for leaf in heads[:4]]
-    to_noise = torch.empty_like(heads.noise_variance, dtype=torch.float64)
+    to_prior = [torch.empty(leaf.shape, dtype=gram_dtype) for leaf in heads[:4]]
+    to_noise = torch.empty(heads.noise_variance.shape, dtype=torch.float64)
     to_y = torch.zeros(kept.weights.shape[1:], dtype=torch.float64)
+    to_results = (_tiles(gradient) for gradient in (to_evidence, to_prediction.mT, to_variance.mT))
     mean, scale, _, bias_variance = (leaf.to(gram_dtype) for leaf in heads[:4])
-    to_results = [_tiles(gradient) for gradient in (to_evidence, to_prediction.mT, to_variance.mT)]
-    by_mode = _arrays(mean, scale, bias_variance)
-    given, written = _arrays(*kept, *to_results), _arrays(*to_prior, to_noise)
-    shape = (num_features, num_points, *to_y.shape[1:])
-    buffer = torch.empty(0)
-    for modes, features in _few_modes(num_modes, shape, gram_dtype):
-        _features(layers[modes], inputs, num_rectified, features)
-        if buffer.shape != features.shape:
-            buffer = torch.empty_like(features)
-        to_sums = buffer
-        kernels.backward(
-            *_of(modes, by_mode), *_arrays(features), *_of(modes, given), *_of(modes, written), *_arrays(to_sums, to_y)
-        )
-        to_smooth, to_rectified = _by_activation(to_sums, num_rectified)
-        smooth, rectified = _by_activation(features, num_rectified)
+    prior, given = _arrays(mean, scale, bias_variance), _arrays(*kept, *to_results)
+    written, of_y = _arrays(*to_prior, to_noise), _arrays(to_y)
+    all_features = _Features(heads, num_rectified, hidden, gram_dtype)
+    gradients = _FeatureGradients(all_features)
+    for modes, features in all_features:
+        to_features = gradients.place(features)
+        through = _arrays(features), _of(modes, given), _of(modes, written), _arrays(to_features)
+        kernels.backward(*_of(modes, prior), *chain(*through), *of_y)
+        gradients.add(modes, features, to_features)
+    to_heads = ModeHeads._make([*to_prior, to_noise, gradients.of_weight, gradients.of_bias])
+    return to_heads, gradients.of_hidden(hidden.shape), to_y.flatten(1)[:, : len(hidden)].mT
+
+
+class _Features:
+    """The features of a few modes at a time, at every point of every task; always in the same place."""
+
+    def __init__(
+        self, heads: ModeHeads, num_rectified: int, hidden: Float[Tensor, "T N I"], dtype: torch.dtype
+    ) -> None:
+        self.num_rectified = num_rectified
+        self.weight = heads.layer_weight.contiguous()
+        self._layers = torch.cat([heads.layer_weight, heads.layer_bias[..., None]], dim=-1)
+        hidden = _tiles(hidden.permute(2, 1, 0))
+        self.hidden = hidden.flatten(1)
+        self._inputs = torch.cat([self.hidden, torch.ones_like(self.hidden[:1])])  # a row of ones meets the biases
+        shape = (self.weight.shape[1], *hidden.shape[1:])
+        count = max(1, _CACHED // max(1, math.prod(shape) * dtype.itemsize))
+        self._place = torch.empty(min(count, len(self.weight)), *shape, dtype=dtype)
+
+    def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "M H N B L"]]]:
+        """Which modes, and their features."""
+        count, num_modes = len(self._place), len(self.weight)
+        for first in range(0, num_modes, max(1, count)):
+            modes, features = slice(first, first + count), self._place[: num_modes - first]
+            sums, layers = features.view(-1, self._inputs.shape[1]), self._layers[modes].flatten(0, 1)
+            if sums.dtype == layers.dtype:
+                torch.mm(layers, self._inputs, out=sums)
+            else:
+                sums.copy_(layers @ self._inputs)
+            smooth, rectified = self.by_activation(features)
+            smooth.tanh_()
+            rectified.relu_()
+            yield modes, features
+
+    def by_activation(self, features: Float[Tensor, "M H N B L"]) -> tuple[Tensor, ...]:
+        """Views of the smooth features and of the rectified ones."""
+        return features.tensor_split((features.shape[1] - self.num_rectified,), dim=1)
+
+
+class _FeatureGradients:
+    """What the gradients of features say of the layers and of the hidden values."""
+
+    def __init__(self, features: _Features) -> None:
+        self._features = features
+        self._points = features.hidden.mT.contiguous()
+        self._of_hidden = torch.zeros_like(features.hidden)
+        self._place = torch.empty(0)
+        self.of_weight = torch.empty_like(features.weight)
+        self.of_bias = features.weight.new_empty(features.weight.shape[:2])
+
+    def place(self, features: Float[Tensor, "M H N B L"]) -> Float[Tensor, "M H N B L"]:
+        """Where gradients of these features may be written."""
+        if self._place.shape != features.shape:
+            self._place = torch.empty_like(features)
+        return self._place
+
+    def add(self, modes: slice, features: Tensor, to_features: Float[Tensor, "M H N B L"]) -> None:
+        """Take the gradients of the features of some modes, which are overwritten."""
+        (smooth, rectified), (to_smooth, to_rectified) = map(self._features.by_activation, (features, to_features))
         torch.ops.aten.tanh_backward.grad_input(to_smooth, smooth, grad_input=to_smooth)
         torch.ops.aten.threshold_backward.grad_input(to_rectified, rectified, 0, grad_input=to_rectified)
-        flat = to_sums.view(-1, inputs.shape[1]).to(inputs)
-        torch.mm(flat, transposed, out=to_weight[modes].flatten(0, 1))
-        torch.sum(flat, 1, out=to_bias[modes].view(-1))
-        to_inputs.addmm_(weight[modes].flatten(0, 1).mT, flat)
-    to_hidden = to_inputs.view(hidden.shape[2], hidden.shape[1], -1)[..., :num_tasks].permute(2, 1, 0)
-    gradients = ModeHeads._make([*to_prior, to_noise, to_weight, to_bias])
-    return gradients, to_hidden, to_y.flatten(1)[:, :num_tasks].mT
+        to_sums = to_features.view(-1, len(self._points)).to(self._points)
+        torch.mm(to_sums, self._points, out=self.of_weight[modes].flatten(0, 1))
+        torch.sum(to_sums, 1, out=self.of_bias[modes].view(-1))
+        self._of_hidden.addmm_(self._features.weight[modes].flatten(0, 1).mT, to_sums)
 
-
-def _inputs(hidden: Float[Tensor, "T N I"]) -> Float[Tensor, "J n"]:
-    """One column for each point, the tasks of a tile innermost, and a row of ones that meets the layers' biases."""
-    rows = _tiles(hidden.permute(2, 1, 0)).flatten(1)
-    return torch.cat([rows, rows.new_ones(1, rows.shape[1])])
-
-
-def _layers(heads: ModeHeads) -> Float[Tensor, "K H J"]:
-    return torch.cat([heads.layer_weight, heads.layer_bias[..., None]], dim=-1)
-
-
-def _matrix_product(a: Float[Tensor, "m j"], b: Float[Tensor, "j n"], result: Float[Tensor, "m n"]) -> None:
-    """Into `result`, which may be of another type."""
-    if result.dtype == b.dtype:
-        torch.mm(a, b, out=result)
-    else:
-        result.copy_(a @ b)
+    def of_hidden(self, shape: torch.Size) -> Float[Tensor, "T N I"]:
+        """Of hidden values of a shape, once all modes have been added."""
+        num_tasks, num_points, size = shape
+        return self._of_hidden.view(size, num_points, -1)[..., :num_tasks].permute(2, 1, 0)
 
 
 def _tiles(values: Float[Tensor, "*a T"]) -> Float[Tensor, "*a B L"]:
     """The last axis in tiles, filled up with zeros."""
     missing = -values.shape[-1] % LANES
     return pad(values, (0, missing)).unflatten(-1, ((values.shape[-1] + missing) // LANES, LANES)).contiguous()
-
-
-def _few_modes(num_modes: int, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """A few modes at a time, with the place for their features `(M, *shape)`, the same again and again."""
-    count = max(1, _CACHED // max(1, math.prod(shape) * dtype.itemsize))
-    features = torch.empty(min(count, num_modes), *shape, dtype=dtype)
-    for first in range(0, num_modes, count):
-        yield slice(first, first + count), features[: num_modes - first]
-
-
-def _features(layers: Tensor, inputs: Tensor, num_rectified: int, features: Tensor) -> None:
-    _matrix_product(layers.flatten(0, 1), inputs, features.view(-1, inputs.shape[1]))
-    smooth, rectified = _by_activation(features, num_rectified)
-    smooth.tanh_()
-    rectified.relu_()
-
-
-def _by_activation(features: Float[Tensor, "M H N B L"], num_rectified: int) -> tuple[Tensor, ...]:
-    """Views of the smooth features and of the rectified ones."""
-    return features.tensor_split((features.shape[1] - num_rectified,), dim=1)
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

@@ -35,6 +35,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (40, 40, 16),
         activation: str = "tanh",
         num_rectified: int = 0,
+        bottleneck: int = 0,
     ) -> None:
         super().__init__()
         if not hidden:
@@ -46,16 +47,20 @@ class MLP(nn.Module):
         sizes = [x_size, *hidden]
         layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)]
         self.layers = nn.ModuleList(layers)
-        self.head = nn.Linear(sizes[-1], y_size)
+        self.combine = nn.Linear(sizes[-1], bottleneck, bias=False) if bottleneck else None
+        self.head = nn.Linear(bottleneck or sizes[-1], y_size)
         self.activation = ACTIVATIONS[activation]
         self.num_rectified = num_rectified
+        if self.combine is not None:
+            nn.init.normal_(self.combine.weight, std=sizes[-1] ** -0.5)
         for layer in layers:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             nn.init.normal_(layer.bias, std=2.0 if layer is layers[0] else 0.1)
 
     def features(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N H"]:
         """What the head is linear in."""
-        return self.activate_features(self.layers[-1](self.hidden(x)))
+        features = self.activate_features(self.layers[-1](self.hidden(x)))
+        return features if self.combine is None else self.combine(features)
 
     def hidden(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N I"]:
         """What the last layer of the features sees."""

@@ -18,7 +18,7 @@ from mcb.inference import linear_head
 from mcb.inference.linear_head import ROUNDING, HeadAnswer, HeadPrior, batched, without_masked
 from mcb.networks.generated_layer import GeneratedLayer
 
-_MODE, _TASK = slice(0, 7), slice(7, 10)  # what `_Answer` takes of a mode and of a task, before its two settings
+_MODE, _TASK = slice(0, 8), slice(8, 11)  # what `_Answer` takes of a mode and of a task, before its two settings
 
 
 def answer(
@@ -35,7 +35,8 @@ def answer(
     Made for a `vmap` over tasks and one over modes, outside of which derivatives are taken. Where a task has weights or
     a derivative of its own, layer and head are computed one after the other.
     """
-    inputs = (*prior, noise_variance, layer.weight, layer.bias, hidden, y, mask, layer.num_rectified, gram_dtype)
+    tensors = (*prior, noise_variance, layer.weight, layer.bias, layer.combine, hidden, y, mask)
+    inputs = (*tensors, layer.num_rectified, gram_dtype)
     return HeadAnswer(*cast("tuple[Tensor, ...]", _Answer.apply(*inputs))[:3])
 
 
@@ -94,7 +95,7 @@ class _Gradients(torch.autograd.Function):
         axes = _Axes.of(tensors)
         of_mode, (hidden, y, mask) = axes.added(tensors)
         _, hidden = without_masked(y, hidden, mask)
-        kept, to_results = _cpu().Kept(*tensors[10:12]), [axes.with_both(gradient) for gradient in tensors[12:]]
+        kept, to_results = _cpu().Kept(*tensors[11:13]), [axes.with_both(gradient) for gradient in tensors[13:]]
         to_mode, to_hidden, to_y = _cpu().backward(of_mode, num_rectified, hidden, kept, gram_dtype, *to_results)
         without_modes = [gradient if axes.modes else gradient[0] for gradient in to_mode]
         return *without_modes, *(gradient if axes.tasks else gradient[0] for gradient in (to_hidden, to_y))
@@ -115,9 +116,9 @@ class _Gradients(torch.autograd.Function):
         def gradients(*one: Any) -> tuple[Tensor, ...]:
             differentiable, mask = one[: _TASK.stop - 1], one[_TASK.stop - 1]
             pull = vjp(lambda *leaves: axes.one_after_the_other(*leaves, mask, *one[-2:]), *differentiable)[1]
-            return pull(HeadAnswer(*one[12:15]))
+            return pull(HeadAnswer(*one[13:16]))
 
-        return vmap(gradients, in_dims)(*inputs), (0,) * 9
+        return vmap(gradients, in_dims)(*inputs), (0,) * 10
 
 
 class _Axes(NamedTuple):
@@ -149,16 +150,16 @@ class _Axes(NamedTuple):
         """The same by `linear_head`, whatever is mapped over."""
         function: Callable = _one_after_the_other
         if self.tasks:
-            function = vmap(function, (*[None] * 7, 0, 0, 0, None, None))
+            function = vmap(function, (*[None] * 8, 0, 0, 0, None, None))
         if self.modes:
-            function = vmap(function, (*[0] * 7, None, None, None, None, None))
+            function = vmap(function, (*[0] * 8, None, None, None, None, None))
         return function(*inputs)
 
 
 def _one_after_the_other(
-    mean, scale, bias_mean, bias_variance, noise_variance, weight, bias, hidden, y, mask, num_rectified, gram_dtype
+    mean, scale, bias_mean, bias_variance, noise_variance, weight, bias, combine, hidden, y, mask, num_rectified, gram_dtype
 ) -> HeadAnswer:
-    features = GeneratedLayer(weight, bias, num_rectified).features(hidden)
+    features = GeneratedLayer(weight, bias, combine, num_rectified).features(hidden)
     prior = HeadPrior(mean, scale, bias_mean, bias_variance)
     return linear_head.answer(prior, features, y, mask, noise_variance, gram_dtype)
 

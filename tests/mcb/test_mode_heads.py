@@ -24,16 +24,17 @@ def draws(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def of_modes(count: int) -> list[Tensor]:
-    """Mean, scale, bias mean, bias variance, noise variance, weight and bias of the layer."""
+def of_modes(count: int, num_combined: int = 0) -> list[Tensor]:
+    """Mean, scale, bias mean, bias variance, noise variance; weight, bias and combinations of the layer."""
     return [
-        draws(count, H, seed=0),
-        draws(count, H, seed=1).exp(),
+        draws(count, num_combined or H, seed=0),
+        draws(count, num_combined or H, seed=1).exp(),
         draws(count, seed=2),
         draws(count, seed=3).square() + 0.1,
         draws(count, seed=4).square() + 0.1,
         draws(count, H, WIDTH, seed=5),
         draws(count, H, seed=6),
+        draws(count, num_combined, H, seed=9),
     ]
 
 
@@ -48,21 +49,21 @@ def masks(count: int) -> Tensor:
 
 def fast(*inputs: Tensor, gram_dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     """The operation for one task under one mode: what is of a mode, then hidden values, targets and mask."""
-    *prior, noise_variance, weight, bias, hidden, y, mask = inputs
-    layer = GeneratedLayer(weight, bias, RECTIFIED)
+    *prior, noise_variance, weight, bias, combine, hidden, y, mask = inputs
+    layer = GeneratedLayer(weight, bias, combine, RECTIFIED)
     return tuple(answer(HeadPrior(*prior), noise_variance, layer, hidden, y, mask, gram_dtype))
 
 
 def slow(*inputs: Tensor, gram_dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    *prior, noise_variance, weight, bias, hidden, y, mask = inputs
-    features = GeneratedLayer(weight, bias, RECTIFIED).features(hidden)
+    *prior, noise_variance, weight, bias, combine, hidden, y, mask = inputs
+    features = GeneratedLayer(weight, bias, combine, RECTIFIED).features(hidden)
     return tuple(head_answer(HeadPrior(*prior), features, y, mask, noise_variance, gram_dtype))
 
 
 def over_tasks_then_modes(function):
     """Mapped as the learner maps it: tasks inside modes."""
-    inner = vmap(function, in_dims=(*[None] * 7, 0, 0, 0))
-    return vmap(inner, in_dims=(*[0] * 7, None, None, None))
+    inner = vmap(function, in_dims=(*[None] * 8, 0, 0, 0))
+    return vmap(inner, in_dims=(*[0] * 8, None, None, None))
 
 
 def total(results: tuple[Tensor, ...]) -> Tensor:
@@ -71,20 +72,22 @@ def total(results: tuple[Tensor, ...]) -> Tensor:
 
 def assert_same_values_and_gradients(results, expected, leaves, **tolerances) -> None:
     torch.testing.assert_close(results, expected, **tolerances)
-    gradients, expected_gradients = (torch.autograd.grad(total(values), leaves) for values in (results, expected))
+    used = [leaf for leaf in leaves if leaf.numel()]
+    gradients, expected_gradients = (torch.autograd.grad(total(values), used) for values in (results, expected))
     torch.testing.assert_close(gradients, expected_gradients, **tolerances)
 
 
+@pytest.mark.parametrize("num_combined", [0, 3, 7])
 @pytest.mark.parametrize("num_tasks", [1, LANES, 2 * LANES + 3])
-def test_values_and_gradients_are_those_of_layer_and_head(num_tasks, monkeypatch):
+def test_values_and_gradients_are_those_of_layer_and_head(num_tasks, num_combined, monkeypatch):
     monkeypatch.setattr(mode_heads_cpu, "_CACHED", 2 * H * (S + Q) * LANES * 8)  # so that modes come in several parts
-    leaves = [leaf.requires_grad_() for leaf in (*of_modes(5), *of_tasks(num_tasks))]
+    leaves = [leaf.requires_grad_() for leaf in (*of_modes(5, num_combined), *of_tasks(num_tasks))]
     inputs = (*leaves, masks(num_tasks))
     assert_same_values_and_gradients(over_tasks_then_modes(fast)(*inputs), over_tasks_then_modes(slow)(*inputs), leaves)
 
 
 def test_a_gram_matrix_in_single_precision_gives_the_same_to_that_precision():
-    leaves = [leaf.float().requires_grad_() for leaf in (*of_modes(3), *of_tasks(10))]
+    leaves = [leaf.float().requires_grad_() for leaf in (*of_modes(3, 4), *of_tasks(10))]
     inputs = (*leaves, masks(10))
     mapped = [
         over_tasks_then_modes(lambda *one, f=function: f(*one, gram_dtype=torch.float32)) for function in (fast, slow)
@@ -95,7 +98,7 @@ def test_a_gram_matrix_in_single_precision_gives_the_same_to_that_precision():
 
 
 def test_an_output_that_is_not_used_has_no_gradient():
-    leaves = [leaf.requires_grad_() for leaf in (*of_modes(2), *of_tasks(3))]
+    leaves = [leaf.requires_grad_() for leaf in (*of_modes(2, 3), *of_tasks(3))]
     inputs = (*leaves, masks(3))
     gradients = [
         torch.autograd.grad(over_tasks_then_modes(function)(*inputs)[0].sum(), leaves) for function in (fast, slow)
@@ -107,7 +110,7 @@ def test_an_output_that_is_not_used_has_no_gradient():
 def test_what_stands_in_a_masked_place_never_reaches_a_value_or_a_gradient(what):
     leaves = [*of_modes(2), *of_tasks(3)]
     garbage = [leaf.clone() for leaf in leaves]
-    garbage[7][:, 2], garbage[8][:, 2] = what, what
+    garbage[8][:, 2], garbage[9][:, 2] = what, what
     results = [
         over_tasks_then_modes(fast)(*(leaf.requires_grad_() for leaf in given), masks(3)) for given in (leaves, garbage)
     ]
@@ -118,7 +121,7 @@ def test_what_stands_in_a_masked_place_never_reaches_a_value_or_a_gradient(what)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
-OVER_MODES, OVER_TASKS = (*[0] * 7, None, None, None), (*[None] * 7, 0, 0, 0)
+OVER_MODES, OVER_TASKS = (*[0] * 8, None, None, None), (*[None] * 8, 0, 0, 0)
 NESTINGS = {
     "neither": (lambda f: f, (), ()),
     "tasks": (lambda f: vmap(f, OVER_TASKS), (), (2,)),
@@ -130,10 +133,11 @@ NESTINGS = {
 }
 
 
+@pytest.mark.parametrize("num_combined", [0, 3])
 @pytest.mark.parametrize(("nested", "modes", "tasks"), NESTINGS.values(), ids=NESTINGS)
-def test_every_nesting_of_vmap_gives_values_and_gradients_of_layer_and_head(nested, modes, tasks):
+def test_every_nesting_of_vmap_gives_values_and_gradients_of_layer_and_head(nested, modes, tasks, num_combined):
     count_modes, count_tasks = math.prod(modes), math.prod(tasks)
-    leaves = [leaf.reshape((*modes, *leaf.shape[1:])).requires_grad_() for leaf in of_modes(count_modes)]
+    leaves = [leaf.reshape((*modes, *leaf.shape[1:])).requires_grad_() for leaf in of_modes(count_modes, num_combined)]
     leaves += [leaf.reshape((*tasks, *leaf.shape[1:])).requires_grad_() for leaf in of_tasks(count_tasks)]
     inputs = (*leaves, masks(count_tasks).reshape((*tasks, S)))
     assert_same_values_and_gradients(nested(fast)(*inputs), nested(slow)(*inputs), leaves)
@@ -142,7 +146,7 @@ def test_every_nesting_of_vmap_gives_values_and_gradients_of_layer_and_head(nest
 def test_each_task_may_have_a_gradient_of_its_own_in_what_all_share():
     inputs = (*(leaf[0] for leaf in of_modes(1)), *of_tasks(3), masks(3))
     gradients = [
-        vmap(grad(lambda *one, f=function: total(f(*one)), argnums=tuple(range(9))), in_dims=OVER_TASKS)(*inputs)
+        vmap(grad(lambda *one, f=function: total(f(*one)), argnums=tuple(range(10))), in_dims=OVER_TASKS)(*inputs)
         for function in (fast, slow)
     ]
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -157,9 +161,11 @@ def test_a_second_derivative_is_refused():
         slope.square().sum().backward()
 
 
+@pytest.mark.parametrize("bottleneck", [0, 3])
 @pytest.mark.parametrize(("activation", "num_rectified"), [("tanh", 0), ("tanh", 2), ("relu", 0)])
-def test_the_last_layer_of_an_mlp_is_taken_apart_where_modes_generate_it(activation, num_rectified):
-    network = BaseNetwork(MLP(1, 1, (4, 3, H), activation, num_rectified), "head", r"^layers\.2\.")
+def test_the_last_layer_of_an_mlp_is_taken_apart_where_modes_generate_it(activation, num_rectified, bottleneck):
+    mlp = MLP(1, 1, (4, 3, H), activation, num_rectified, bottleneck)
+    network = BaseNetwork(mlp, "head", r"^layers\.2\.|^combine")
     conditional, x = draws(network.num_conditional, seed=1).float(), draws(7, 1, seed=2).float()
     layer = generated_layer(network, conditional)
     assert layer is not None
@@ -167,11 +173,17 @@ def test_the_last_layer_of_an_mlp_is_taken_apart_where_modes_generate_it(activat
 
 
 @pytest.mark.parametrize(
-    ("activation", "conditional"),
-    [("silu", r"^layers\.2\."), ("tanh", "rest"), ("tanh", r"^layers\.2\.weight"), ("tanh", "none")],
+    ("activation", "bottleneck", "conditional"),
+    [
+        ("silu", 0, r"^layers\.2\."),
+        ("tanh", 0, "rest"),
+        ("tanh", 0, r"^layers\.2\.weight"),
+        ("tanh", 0, "none"),
+        ("tanh", 3, r"^layers\.2\."),
+    ],
 )
-def test_any_other_network_is_left_whole(activation, conditional):
-    network = BaseNetwork(MLP(1, 1, (4, 3, H), activation), "head", conditional)
+def test_any_other_network_is_left_whole(activation, bottleneck, conditional):
+    network = BaseNetwork(MLP(1, 1, (4, 3, H), activation, bottleneck=bottleneck), "head", conditional)
     assert generated_layer(network, torch.zeros(network.num_conditional)) is None
 
 

@@ -107,7 +107,11 @@ class Network(Section):
     ] = 0
     bottleneck: Annotated[
         int,
-        Field(ge=0, le=65_536, description="linear combinations of the features that the head sees, 1..65536; 0: the features"),
+        Field(
+            ge=0,
+            le=65_536,
+            description="linear combinations of the features that the head sees, 1..65536; 0: the features",
+        ),
     ] = 0
     adapted: Annotated[str, Field(description="parameters that a task adapts: all, head, or a regular expression")] = (
         "head"

@@ -157,7 +157,19 @@ class _Axes(NamedTuple):
 
 
 def _one_after_the_other(
-    mean, scale, bias_mean, bias_variance, noise_variance, weight, bias, combine, hidden, y, mask, num_rectified, gram_dtype
+    mean,
+    scale,
+    bias_mean,
+    bias_variance,
+    noise_variance,
+    weight,
+    bias,
+    combine,
+    hidden,
+    y,
+    mask,
+    num_rectified,
+    gram_dtype,
 ) -> HeadAnswer:
     features = GeneratedLayer(weight, bias, combine, num_rectified).features(hidden)
     prior = HeadPrior(mean, scale, bias_mean, bias_variance)

@@ -12,9 +12,9 @@ from mcb.networks.mlp import ACTIVATIONS, MLP
 
 
 class GeneratedLayer(NamedTuple):
-    """`R` linear combinations of the `H` values `tanh(weight hidden + bias)`, the last `num_rectified` rectified instead.
+    """`R` linear combinations of the values `tanh(weight hidden + bias)`, the last `num_rectified` rectified instead.
 
-    Without any combination, `R = 0`, it is the values themselves.
+    Where `R` is 0 it is the `H` values themselves.
     """
 
     weight: Float[Tensor, "H I"]

@@ -92,7 +92,7 @@ def test_a_gram_matrix_in_single_precision_gives_the_same_to_that_precision():
     mapped = [
         over_tasks_then_modes(lambda *one, f=function: f(*one, gram_dtype=torch.float32)) for function in (fast, slow)
     ]
-    assert_same_values_and_gradients(mapped[0](*inputs), mapped[1](*inputs), leaves, rtol=5e-3, atol=1e-4)
+    assert_same_values_and_gradients(mapped[0](*inputs), mapped[1](*inputs), leaves, rtol=5e-3, atol=5e-3)
     exact = over_tasks_then_modes(fast)(*(leaf.double() for leaf in leaves), masks(10))
     torch.testing.assert_close(mapped[0](*inputs), exact, rtol=1e-3, atol=1e-4)
 

@@ -61,7 +61,7 @@ def build_learner(settings: s.Settings, source: HasForm) -> ModeConditionalBayes
         encoder = _encoder(settings.encoder, source)
         likelihood = Gaussian(settings.likelihood.init_scale, settings.likelihood.min_scale)
         shape = settings.network
-        mlp = MLP(source.x_size, source.y_size, shape.hidden, shape.activation, shape.num_rectified)
+        mlp = MLP(source.x_size, source.y_size, shape.hidden, shape.activation, shape.num_rectified, shape.bottleneck)
         network = BaseNetwork(mlp, settings.network.adapted, settings.network.conditional)
         size = embedding_size(settings, source, network, encoder)
         modes, code_size = build_modes(settings.modes, len(source.mode_names), size)

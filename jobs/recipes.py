@@ -25,18 +25,20 @@ def five_modes() -> Settings:
     """The flagship: a codebook, responsibilities from the evidence, an exact conjugate head; five families of curves.
 
     Two layers of features are shared by all modes and a third is generated for each, so a mode costs little and there
-    can be many. Some of its features are rectified: smooth ones learn the place of a kink slowly. SOAP needs half the
-    tasks that Adam does.
+    can be many. Some of its features are rectified: smooth ones learn the place of a kink slowly. The head sees ten
+    combinations of them, so that a kink comes with a change of slope. SOAP needs half the tasks that Adam does.
     """
     return Settings(
         recipe="five-modes",
         modes=CodebookModes(num_modes=96, code_size=64),
         inference=ConjugateInference(gram_dtype="float32"),
-        network=Network(hidden=(64, 64, 18), num_rectified=6, adapted="head", conditional=r"^layers\.2\."),
+        network=Network(
+            hidden=(64, 64, 18), num_rectified=6, bottleneck=10, adapted="head", conditional=r"^(layers\.2|combine)\."
+        ),
         hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=2300, meta_batch=300, evidence_weight=2.0),
-        optimizer=Optimizer(name="soap", learning_rate=2.5e-3, betas=(0.9, 0.99), warmup=50),
+        train=Train(num_steps=2000, meta_batch=510, evidence_weight=2.0),
+        optimizer=Optimizer(name="soap", learning_rate=3e-3, betas=(0.9, 0.99), warmup=50),
     )
 
 
@@ -47,7 +49,7 @@ def three_modes() -> Settings:
             "recipe": "three-modes",
             "tasks": RegressionTasks(families=("sinusoid", "linear", "quadratic")),
             "modes": CodebookModes(num_modes=64, code_size=64),
-            "train": Train(num_steps=2000, meta_batch=180, evidence_weight=2.0),
+            "train": Train(num_steps=1400, meta_batch=252, evidence_weight=2.0),
         }
     )
 
@@ -59,7 +61,7 @@ def two_modes() -> Settings:
             "recipe": "two-modes",
             "tasks": RegressionTasks(families=("sinusoid", "linear")),
             "modes": CodebookModes(num_modes=32, code_size=64),
-            "train": Train(num_steps=2400, meta_batch=180, evidence_weight=2.0),
+            "train": Train(num_steps=1700, meta_batch=252, evidence_weight=2.0),
         }
     )
 
@@ -119,7 +121,7 @@ def curves() -> Settings:
         network=Network(hidden=(48, 48, 16), adapted="head", conditional=r"^layers\.2\."),
         hypernetwork=Hypernetwork(spread=0.5),
         likelihood=Likelihood(init_scale=0.5),
-        train=Train(num_steps=1200, meta_batch=64, evidence_weight=1.0),
+        train=Train(num_steps=900, meta_batch=128, evidence_weight=1.0),
         optimizer=Optimizer(learning_rate=3e-3, warmup=50),
         evaluation=Evaluation(num_mapping_tasks=2000),
     )

@@ -105,6 +105,14 @@ class Network(Section):
         int,
         Field(ge=0, le=65_536, description="features that are ReLU whatever the activation, 0..65536"),
     ] = 0
+    bottleneck: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65_536,
+            description="linear combinations of the features that the head sees, 1..65536; 0: the features",
+        ),
+    ] = 0
     adapted: Annotated[str, Field(description="parameters that a task adapts: all, head, or a regular expression")] = (
         "head"
     )

@@ -88,6 +88,8 @@ class ModeAxis:
 
 def _without(results: Float[Tensor, "T K *rest"], absent: Bool[Tensor, "T K"]) -> Float[Tensor, "T K *rest"]:
     """With 0 in place of what is absent: no weight times an undefined number is undefined."""
+    if not absent.any():
+        return results
     return torch.where(absent.view(*absent.shape, *[1] * (results.ndim - 2)), 0.0, results)
 
 

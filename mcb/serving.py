@@ -99,6 +99,7 @@ class _ExactHeads:
         own = unflatten(self.generated.conditional, network.conditional_shapes)
         values = {**dict(network.module.named_parameters()), **own}
         numbers = range(len(network.module.layers))
+        self._combine = values.get("combine.weight")
         self._layers = [(values[f"layers.{n}.weight"].mT, values[f"layers.{n}.bias"][..., None, :]) for n in numbers]
 
     def adapt(self, support: Support) -> tuple[Float[Tensor, "T K"], KnownPoints]:
@@ -137,6 +138,8 @@ class _ExactHeads:
         for own, offset in below:
             values = self._mlp.activation(values @ own + offset)
         values = self._mlp.activate_features(values @ weight + bias)
+        if self._combine is not None:
+            values = values @ self._combine.mT
         return values.expand(len(self.log_gate), -1, -1).unflatten(1, x.shape[:2])
 
 

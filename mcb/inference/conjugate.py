@@ -7,17 +7,20 @@ features.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
+from mcb.inference import mode_heads
 from mcb.inference.linear_head import ROUNDING, HeadAnswer, HeadPrior, answer
 from mcb.inference.problem import Answer, Components, Problem, adapt_then_predict
 from mcb.likelihoods import Gaussian, Likelihood, check_num_outputs
 from mcb.networks.functional import BaseNetwork
+from mcb.networks.generated_layer import generated_layer
+from mcb.networks.mlp import MLP
 from mcb.types import Support
 
 _LARGEST_SUPPORT = 64  # points
@@ -111,17 +114,25 @@ class Conjugate:
         """`predict` after `adapt` as one operation of `mcb.inference.linear_head`, in a fraction of the time.
 
         That is made for many small problems: large support sets, whose matrices would not fit a cache, take two steps.
+        A last layer of features that the mode has generated becomes part of the operation (`mcb.inference.mode_heads`).
         """
         if support.x.shape[0] > _LARGEST_SUPPORT:
             return adapt_then_predict(self, problem, support, noise, x)
-        features = problem.network.features(problem.generated.conditional, torch.cat([support.x, x]))
-        noise_variance = _noise_variance(problem)
+        priors, noise_variance = head_prior(problem, support), _noise_variance(problem)
+        network, points = problem.network, torch.cat([support.x, x])
+        layer = generated_layer(network, problem.generated.conditional) if x.device.type == "cpu" else None
+        if layer is not None and support.y.shape[-1] == 1:
+            hidden, prior = cast(MLP, network.module).hidden(points), HeadPrior(*(leaf[0] for leaf in priors))
+            given = (layer, hidden, support.y[:, 0], support.mask, self.gram_dtype)
+            results = HeadAnswer(*(leaf[None] for leaf in mode_heads.answer(prior, noise_variance, *given)))
+        else:
+            features = network.features(problem.generated.conditional, points)
 
-        def one_output(prior: HeadPrior, y: Float[Tensor, "S"]) -> HeadAnswer:
-            return answer(prior, features, y, support.mask, noise_variance, self.gram_dtype)
+            def one_output(prior: HeadPrior, y: Float[Tensor, "S"]) -> HeadAnswer:
+                return answer(prior, features, y, support.mask, noise_variance, self.gram_dtype)
 
-        log_evidence, prediction, variance = vmap(one_output)(head_prior(problem, support), support.y.mT)
-        return Answer(log_evidence.sum().to(x.dtype), _components(prediction, variance, x.dtype))
+            results = vmap(one_output)(priors, support.y.mT)
+        return Answer(results.log_evidence.sum().to(x.dtype), _components(*results[1:], x.dtype))
 
 
 def _components(prediction: Float[Tensor, "O Q"], variance: Float[Tensor, "O Q"], dtype: torch.dtype) -> Components:

@@ -62,7 +62,7 @@ class _Answer(torch.autograd.Function):
     @staticmethod
     def forward(mean, scale, bias_mean, bias_variance, features, y, noise_variance, mask, gram_dtype):
         leading = features.shape[:-2]
-        y, features = _without_masked(y, features, mask)
+        y, features = without_masked(y, features, mask)
         inputs = _flat(len(leading), (mean, scale, bias_mean, bias_variance, features), gram_dtype)
         given = _flat(len(leading), (y, noise_variance, mask), torch.float64)
         rounding = ROUNDING * torch.finfo(gram_dtype).eps
@@ -82,7 +82,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims: tuple[int | None, ...], *inputs: Any):
-        return _Answer.apply(*_batched(info.batch_size, in_dims, inputs)), (0,) * 5
+        return _Answer.apply(*batched(info.batch_size, in_dims, inputs)), (0,) * 5
 
 
 class _Gradients(torch.autograd.Function):
@@ -94,7 +94,7 @@ class _Gradients(torch.autograd.Function):
         to_evidence, to_prediction, to_variance, gram_dtype,
     ):  # fmt: skip
         leading = features.shape[:-2]
-        _, features = _without_masked(weights, features, mask)
+        _, features = without_masked(weights, features, mask)
         inputs = _flat(len(leading), (mean, scale, bias_mean, bias_variance, features), gram_dtype)
         given = _flat(len(leading), (precision, weights, to_evidence, to_prediction, to_variance), torch.float64)
         gradients = implementation(features.device).backward(inputs[:4], inputs[4], *given)
@@ -110,10 +110,10 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims: tuple[int | None, ...], *inputs: Any):
-        return _Gradients.apply(*_batched(info.batch_size, in_dims, inputs)), (0,) * 7
+        return _Gradients.apply(*batched(info.batch_size, in_dims, inputs)), (0,) * 7
 
 
-def _batched(size: int, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
+def batched(size: int, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
     """Every tensor with the mapped axis in front, the unmapped ones expanded: `forward` takes any leading axes."""
     return [
         value
@@ -125,7 +125,7 @@ def _batched(size: int, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]
     ]
 
 
-def _without_masked(y: Tensor, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def without_masked(y: Tensor, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros where no point is, so that what stands there cannot spread as a number that is not finite."""
     if mask.all():
         return y, features

@@ -2,27 +2,16 @@
 
 A tile of `LANES` problems is copied so that the lane `k` is the innermost axis, computed in the nearer caches and
 copied back: everything is read and written once. Sums run in a fixed order, so a machine always gives the same bits.
-The compiled code is kept beside this file, in the user's cache folder where that cannot be written, or where
-NUMBA_CACHE_DIR says; where none of these can be written it is compiled anew in every process, for some ten seconds.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numba import njit
 
-LANES = 64  # 16 of them fill a vector register; more spare loop overhead and still fit the cache
+from mcb.inference.lanes import LANES, add_product, compiled, invert, set_lanes
+
 _LOG_2PI = math.log(2 * math.pi)
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Without the interpreter's lock, in IEEE arithmetic but for fused multiply-adds."""
-    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder for its cache
-        return njit(**options)(function)
 
 
 @njit(inline="always")
@@ -60,50 +49,14 @@ def _store_rows(tile, first, target):
 
 
 @njit(inline="always")
-def _set(target, source):
-    for k in range(LANES):
-        target[k] = source[k]
-
-
-@njit(inline="always")
-def _add_product(total, a, b):
-    for k in range(LANES):
-        total[k] += a[k] * b[k]
-
-
-@njit(inline="always")
 def _covariance(total, design, other, bias_variance):
     """Prior covariance of the outputs at two designs `(H, LANES)`."""
-    _set(total, bias_variance)
+    set_lanes(total, bias_variance)
     for h in range(design.shape[0]):
-        _add_product(total, design[h], other[h])
+        add_product(total, design[h], other[h])
 
 
-@njit(inline="always")
-def _invert(a, log_det, column, row, pivot):
-    """`a` by its inverse, its log determinant added to `log_det`: a sweep for each pivot (see `batch_last`)."""
-    S = a.shape[0]
-    for p in range(S):
-        for k in range(LANES):
-            pivot[k] = a[p, p, k]
-            log_det[k] += math.log(pivot[k])
-        for i in range(S):
-            for k in range(LANES):
-                column[i, k] = a[i, p, k]
-                row[i, k] = a[p, i, k] / pivot[k]
-        for i in range(S):
-            for j in range(S):
-                for k in range(LANES):
-                    a[i, j, k] -= column[i, k] * row[j, k]
-        for i in range(S):
-            for k in range(LANES):
-                a[p, i, k] = row[i, k]
-                a[i, p, k] = -column[i, k] / pivot[k]
-        for k in range(LANES):
-            a[p, p, k] = 1.0 / pivot[k]
-
-
-@_compiled
+@compiled
 def forward(
     rounding, mean, scale, bias_mean, bias_variance, features, y, noise_variance, mask,
     log_evidence, prediction, variance, precision, weights,
@@ -125,7 +78,7 @@ def forward(
         _load(mask, first, present)
         _load(noise_variance, first, noise)
         for n in range(N):  # prior predictions; features become designs
-            _set(total, b[0])
+            set_lanes(total, b[0])
             for h in range(H):
                 for k in range(LANES):
                     total[k] += design[n, h, k] * m[h, k]
@@ -134,7 +87,7 @@ def forward(
                 for k in range(LANES):
                     residual[n, k] = (target[n, k] - total[k]) * present[n, k]
             else:
-                _set(mu[n - S], total)
+                set_lanes(mu[n - S], total)
         trace[:] = 0.0
         for i in range(S):
             for j in range(i + 1):
@@ -148,7 +101,7 @@ def forward(
             for k in range(LANES):
                 a[i, i, k] += present[i, k] * (noise[0, k] + rounding * trace[k]) + (1.0 - present[i, k])
         loss[:] = 0.0
-        _invert(a, loss[0], column, row, pivot)
+        invert(a, loss[0], column, row, pivot)
         w[:] = 0.0
         for i in range(S):
             for j in range(S):
@@ -161,15 +114,15 @@ def forward(
             loss[0, k] *= -0.5
         for q in range(Q):
             _covariance(total, design[S + q], design[S + q], v[0])
-            _set(var[q], total)
+            set_lanes(var[q], total)
             for i in range(S):
                 _covariance(total, design[i], design[S + q], v[0])
-                _set(cross[i], total)
-                _add_product(mu[q], cross[i], w[i])
+                set_lanes(cross[i], total)
+                add_product(mu[q], cross[i], w[i])
             for i in range(S):
                 pivot[:] = 0.0
                 for j in range(S):
-                    _add_product(pivot, a[i, j], cross[j])
+                    add_product(pivot, a[i, j], cross[j])
                 for k in range(LANES):
                     var[q, k] -= pivot[k] * cross[i, k]
         _store(loss, first, log_evidence)
@@ -179,7 +132,7 @@ def forward(
         _store(w, first, weights)
 
 
-@_compiled
+@compiled
 def backward(
     mean, scale, bias_variance, features, precision, weights, to_evidence, to_prediction, to_variance,
     to_mean, to_scale, to_bias_mean, to_bias_variance, to_features, to_y, to_noise_variance,
@@ -213,11 +166,11 @@ def backward(
         for q in range(Q):  # through the covariances of support and query
             for i in range(S):
                 _covariance(total, design[i], design[S + q], v[0])
-                _set(cross[i], total)
+                set_lanes(cross[i], total)
             gain[:] = 0.0
             for i in range(S):
                 for j in range(S):
-                    _add_product(gain[i], a[i, j], cross[j])
+                    add_product(gain[i], a[i, j], cross[j])
             for i in range(S):
                 for k in range(LANES):
                     by_weights[i, k] += gain[i, k] * of_mu[q, k]
@@ -232,7 +185,7 @@ def backward(
                 of_v[0, k] += of_var[q, k]
                 total[k] = 2.0 * of_var[q, k]
             for h in range(H):
-                _add_product(of_design[S + q, h], total, design[S + q, h])
+                add_product(of_design[S + q, h], total, design[S + q, h])
             for i in range(S):
                 for h in range(H):
                     for k in range(LANES):
@@ -253,13 +206,13 @@ def backward(
         for i in range(S):
             for j in range(S):
                 for h in range(H):
-                    _add_product(of_design[i, h], of_gram[i, j], design[j, h])
+                    add_product(of_design[i, h], of_gram[i, j], design[j, h])
         for n in range(N):  # from designs and prior predictions to features and prior
             for k in range(LANES):
                 total[k] = of_mu[n - S, k] if n >= S else -residual[n, k]
             for h in range(H):
-                _add_product(of_scale[h], of_design[n, h], phi[n, h])
-                _add_product(of_mean[h], total, phi[n, h])
+                add_product(of_scale[h], of_design[n, h], phi[n, h])
+                add_product(of_mean[h], total, phi[n, h])
                 for k in range(LANES):
                     of_design[n, h, k] = of_design[n, h, k] * s[h, k] + total[k] * m[h, k]
         _store_rows(of_design, first, to_features)

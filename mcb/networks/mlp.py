@@ -22,7 +22,12 @@ class MLP(nn.Module):
     crosses zero. The biases of the first layer are drawn over the width of the inputs' usual range, so that its units
     start spread over the inputs and not all at the origin.
 
-    Raises `ValueError` for no layer, an unknown activation or more rectified features than features.
+    With a `bottleneck` the head sees that many linear combinations of the features. A prior with independent weights on
+    these is one of low rank, with any correlations, on the features: a kink in a line is a step in one weight that
+    comes with a step in another.
+
+    Raises `ValueError` for no layer, an unknown activation, more rectified features than features, or a negative
+    bottleneck.
 
     >>> MLP(1, 1, hidden=(8, 4))(torch.zeros(5, 1)).shape
     torch.Size([5, 1])
@@ -35,6 +40,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (40, 40, 16),
         activation: str = "tanh",
         num_rectified: int = 0,
+        bottleneck: int = 0,
     ) -> None:
         super().__init__()
         if not hidden:
@@ -43,22 +49,32 @@ class MLP(nn.Module):
             raise ValueError(f"activation={activation!r} must be one of {', '.join(ACTIVATIONS)}")
         if not 0 <= num_rectified <= hidden[-1]:
             raise ValueError(f"num_rectified={num_rectified} must lie in 0..{hidden[-1]}, the number of features")
+        if bottleneck < 0:
+            raise ValueError(f"bottleneck={bottleneck} must be at least 0, which stands for none")
         sizes = [x_size, *hidden]
         layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)]
         self.layers = nn.ModuleList(layers)
-        self.head = nn.Linear(sizes[-1], y_size)
+        self.combine = nn.Linear(sizes[-1], bottleneck, bias=False) if bottleneck else None
+        self.head = nn.Linear(bottleneck or sizes[-1], y_size)
         self.activation = ACTIVATIONS[activation]
         self.num_rectified = num_rectified
+        self.bottleneck = bottleneck
+        if self.combine is not None:
+            nn.init.normal_(self.combine.weight, std=sizes[-1] ** -0.5)
         for layer in layers:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             nn.init.normal_(layer.bias, std=2.0 if layer is layers[0] else 0.1)
 
     def features(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N H"]:
         """What the head is linear in."""
-        *below, last = self.layers
-        for layer in below:
+        features = self.activate_features(self.layers[-1](self.hidden(x)))
+        return features if self.combine is None else self.combine(features)
+
+    def hidden(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N I"]:
+        """What the last layer of the features sees."""
+        for layer in self.layers[:-1]:
             x = self.activation(layer(x))
-        return self.activate_features(last(x))
+        return x
 
     def activate_features(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
         """What becomes of the last layer's sums."""

@@ -101,6 +101,8 @@ def make_learner(
     if kind == "images":
         adapted = "head" if inference == "conjugate" else "head|norm"
         model = BaseNetwork(Images(y_size), adapted, "norm" if inference == "conjugate" else r"convolution\.bias")
+    elif kind == "bottleneck":
+        model = BaseNetwork(MLP(2, y_size, (4, 5), num_rectified=2, bottleneck=3), "head", r"layers\.1|combine")
     else:
         model = BaseNetwork(MLP(2, y_size, hidden=(4, 3)), "head", r"layers\.0")
     likelihood = Categorical(4) if kind == "classes" else Gaussian(0.7)

@@ -194,6 +194,14 @@ def test_the_last_features_are_rectified_linear_functions_of_the_layer_below(mlp
     assert (features[:, 1:] == 0).any() and (features[:, 1:] > 0).any()
 
 
+def test_behind_a_bottleneck_the_head_sees_combinations_of_the_features(mlp):
+    narrow = MLP(2, 3, hidden=(5, 4), bottleneck=2).double()
+    narrow.load_state_dict({**mlp.state_dict(), "combine.weight": draws(2, 4), "head.weight": draws(3, 2)})
+    x = draws(20, 2)
+    torch.testing.assert_close(narrow.features(x), mlp.features(x) @ draws(2, 4).T)
+    torch.testing.assert_close(narrow(x), narrow.features(x) @ draws(3, 2).T + mlp.head.bias)
+
+
 def test_mlp_is_the_composition_of_its_layers(mlp):
     x = draws(6, 2)
     first, second = mlp.layers
@@ -215,6 +223,7 @@ def test_mlp_is_the_composition_of_its_layers(mlp):
         (lambda: BaseNetwork(nn.Linear(2, 1), "("), r"the pattern '\(' is no regular expression \(.*\): escape it"),
         (lambda: MLP(1, 1, hidden=()), r"hidden=\(\) must name at least one layer"),
         (lambda: MLP(1, 1, hidden=(4,), num_rectified=5), r"num_rectified=5 must lie in 0\.\.4"),
+        (lambda: MLP(1, 1, bottleneck=-1), "bottleneck=-1 must be at least 0"),
         (lambda: MLP(1, 1, activation="tan"), r"activation='tan' must be one of tanh, relu, silu"),
     ],
 )

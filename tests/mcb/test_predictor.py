@@ -23,8 +23,10 @@ UNITS = Units(
 )
 
 
-def make_predictor(modes: str = "codebook, weights", inference: str = "conjugate", **given) -> Predictor:
-    return Predictor(make_learner(modes, inference).float(), 2, 1, **given)
+def make_predictor(
+    modes: str = "codebook, weights", inference: str = "conjugate", kind: str = "mlp", **given
+) -> Predictor:
+    return Predictor(make_learner(modes, inference, kind).float(), 2, 1, **given)
 
 
 def draw(num_support: int, num_tasks: int) -> Task:
@@ -37,20 +39,21 @@ def draw(num_support: int, num_tasks: int) -> Task:
 
 
 @pytest.mark.parametrize(
-    ("modes", "inference"),
+    ("modes", "inference", "kind"),
     [
-        ("codebook, weights", "conjugate"),
-        ("adaptive codebook", "conjugate"),
-        ("codebook, both", "conjugate"),
-        ("embedding", "conjugate"),
-        ("codebook, weights", "svgd"),
+        ("codebook, weights", "conjugate", "mlp"),
+        ("codebook, weights", "conjugate", "bottleneck"),
+        ("adaptive codebook", "conjugate", "mlp"),
+        ("codebook, both", "conjugate", "mlp"),
+        ("embedding", "conjugate", "mlp"),
+        ("codebook, weights", "svgd", "mlp"),
     ],
 )
-def test_a_prediction_is_the_learners_own(modes, inference):
-    predictor = make_predictor(modes, inference)
+def test_a_prediction_is_the_learners_own(modes, inference, kind):
+    predictor = make_predictor(modes, inference, kind)
     post = predictor.adapt(X, Y)
     prediction = post.predict(NEW)
-    learner = make_learner(modes, inference).float()
+    learner = make_learner(modes, inference, kind).float()
     own = learner.adapt(torch.tensor(X), torch.tensor(Y)[:, None])
     mixture = own.predict(torch.tensor(NEW))
     assert isinstance(mixture, GaussianMixture)

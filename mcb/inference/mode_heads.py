@@ -79,7 +79,7 @@ class _Answer(torch.autograd.Function):
             group, place = _MODE, 0
         else:
             results = vmap(axes.one_after_the_other, in_dims)(*inputs)
-            kept = [results[0].new_empty(0)] * 2  # by others
+            kept = [results[0].new_empty(0)] * 2  # the operations that it is made of keep their own
             return (*results, *kept), (0, 0, 0, None, None)
         mapped = list(inputs)
         mapped[group] = batched(info.batch_size, in_dims[group], inputs[group])

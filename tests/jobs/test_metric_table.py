@@ -12,15 +12,15 @@ from cluster.metric_names import METRICS, TOTALS, entry, joined, table
 from cluster.plan import StepRecord
 from cluster.tracking import system_metrics
 from cluster.training import run_meta_training
-from jobs.build import build_learner, build_plan, build_source
-from jobs.evaluation import evaluate
-from jobs.overrides import override, split
-from jobs.recipes import recipe
-from jobs.record import evaluation_metrics
-from jobs.settings import Settings
-from jobs.step_log import StepLog, step_metrics
-from jobs.tune_tracking import best_metrics, report_metrics
-from jobs.tune_trials import Report
+from jobs.building.objects import build_learner, build_plan, build_source
+from jobs.evaluation.scores import evaluate
+from jobs.runs.step_log import StepLog, step_metrics
+from jobs.search.tracking import best_metrics, report_metrics
+from jobs.search.trials import Report
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Settings
+from jobs.training.record import evaluation_metrics
 from mcb.baselines.training_mean import TrainingMean
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -56,7 +56,9 @@ def recorded_evaluation(settings: Settings) -> set[str]:
 
 
 def test_all_that_is_recorded_is_in_the_table_and_all_in_the_table_is_recorded(tmp_path, curves_file, monkeypatch):
-    monkeypatch.setattr("jobs.evaluation.fit_baselines", lambda tasks: {"training mean": TrainingMean.fit(tasks)})
+    monkeypatch.setattr(
+        "jobs.evaluation.scores.fit_baselines", lambda tasks: {"training mean": TrainingMean.fit(tasks)}
+    )
     settings = settings_of("two-modes", *CLUSTERED)
     curves = settings_of("curves", f"--tasks.path={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1")
     steps = entries(recorded_steps(settings, tmp_path))

@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2# 0 runs all tests in one, which --pdb wants
+DISTRIBUTED := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test demo test check lint clean
@@ -23,8 +25,9 @@ install-test: $(TESTABLE) ## the same, with what testing needs
 demo: install ## meta-train the five-mode benchmark, evaluate it, print the results
 	$(BIN)/mcb train $(DEMO)
 
+# Tests start some hundred processes: they compile the sources once, whatever the environment says.
 test: install-test ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(DISTRIBUTED) $(PYTEST_ARGS)
 
 check: install-test ## lint, format, types, layers: what CI checks
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from types import MethodType
 
 import numpy as np
 import torch
@@ -18,6 +19,20 @@ from cluster.threads import threads
 _NOT_FLAT = {"LBFGS", "Muon", "SparseAdam"}  # want a closure, matrices or sparse gradients
 _NOT_ELEMENTWISE = ("adafactor", "soap")  # the one moves by the root mean square over all, the other by matrices
 _LARGEST_SIDE = 256  # of a matrix that SOAP keeps an eigenbasis for; a larger one would cost more than the gradient
+
+
+def _without_compiler() -> None:
+    """Have torch's optimisers leave its compiler alone, which they import to switch it off: 1.5 s in every process.
+
+    That is what `torch._disable_dynamo` looks for, and what `FlatOptimizer` unwraps the step for. Another torch may
+    look for something else, and is slower to start then.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        if (plain := getattr(method, "__wrapped__", None)) is not None:
+            plain.__dynamo_disable = plain
+
+
+_without_compiler()
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -74,6 +89,7 @@ class FlatOptimizer:
         self._vector = torch.tensor(parameters)
         self._pieces = [torch.nn.Parameter(piece) for piece in _pieces(plan, self._vector)]
         self._optimizer = _make(plan, self._pieces)
+        self._step = MethodType(inspect.unwrap(type(self._optimizer).step), self._optimizer)
 
     @property
     def parameters(self) -> np.ndarray:
@@ -102,8 +118,8 @@ class FlatOptimizer:
             parameter.grad = piece
         for group in self._optimizer.param_groups:
             group["lr"] = self._plan.learning_rate_at(version, self._num_steps)
-        with threads(1), flushed_denormals():
-            self._optimizer.step()
+        with threads(1), flushed_denormals(), torch.no_grad():
+            self._step()
 
 
 def gradient_norm(gradient: np.ndarray) -> float:

@@ -11,7 +11,6 @@ from jobs.building.bayes import shipped_reference
 from jobs.building.objects import Source, build_source
 from jobs.settings.tree import Evaluation as EvaluationPlan
 from jobs.settings.tree import Settings
-from mcb.baselines import fit_baselines
 from mcb.family_scores import POOLED, family_rows
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.limits import BayesReference, bayes_predict
@@ -104,6 +103,8 @@ def _beside_baselines(
 
     The pooled row, which weighs families equally, takes the place of the means over tasks.
     """
+    from mcb.baselines import fit_baselines  # scikit-learn is slow to import, and other recipes do without
+
     curve = test.curve(TEST_SEED, indices)
     tasks = test.sample(TEST_SEED, indices)
     families = family_rows(scores, test.mode_names, curve)

@@ -1,5 +1,8 @@
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +97,7 @@ def test_the_norm_is_of_float64_accuracy_and_refuses_what_float32_cannot_square(
 def test_the_step_computes_with_one_thread(monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
     optimizer = FlatOptimizer(OptimizerPlan("sgd", 0.1), 10, START)
-    monkeypatch.setattr(optimizer._optimizer, "step", lambda: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(optimizer, "_step", lambda: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -102,6 +105,21 @@ def test_the_step_computes_with_one_thread(monkeypatch: pytest.MonkeyPatch):
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_optimizer_that_has_taken_a_step_has_not_imported_torchs_compiler():
+    program = """
+import sys
+import numpy as np
+from cluster.optimizer import FlatOptimizer
+from cluster.optimizer_plan import OptimizerPlan
+for name in ("sgd", "adam"):
+    optimizer = FlatOptimizer(OptimizerPlan(name), 10, np.ones(3, np.float32))
+    optimizer.step(np.ones(3, np.float32), 3**0.5, 1)
+    optimizer.load(optimizer.state())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_unknown_optimizers_are_refused_with_the_nearest_name():

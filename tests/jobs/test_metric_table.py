@@ -56,9 +56,7 @@ def recorded_evaluation(settings: Settings) -> set[str]:
 
 
 def test_all_that_is_recorded_is_in_the_table_and_all_in_the_table_is_recorded(tmp_path, curves_file, monkeypatch):
-    monkeypatch.setattr(
-        "jobs.evaluation.scores.fit_baselines", lambda tasks: {"training mean": TrainingMean.fit(tasks)}
-    )
+    monkeypatch.setattr("mcb.baselines.fit_baselines", lambda tasks: {"training mean": TrainingMean.fit(tasks)})
     settings = settings_of("two-modes", *CLUSTERED)
     curves = settings_of("curves", f"--tasks.path={curves_file}", "--tasks.num-support=5", "--evaluation.num-rounds=1")
     steps = entries(recorded_steps(settings, tmp_path))

@@ -113,13 +113,3 @@ def test_clustered_recipes_run_through(name, train):
         "--out=run", "--modes.num-reservoir=40", "--modes.refresh-every=2", "--modes.refresh-lag=1", recipe=name
     )
     assert np.isfinite(figures["evaluation"]["nll"])
-
-
-@pytest.mark.ray
-def test_clustered_runs_of_two_workers_and_of_one_process_are_the_same(ray_cluster, clustered_run, train):
-    alone, together = clustered_run.figures, train("--out=together", "--cluster.num-workers=2", *CLUSTERED)
-    assert together["params_sha256"] == alone["params_sha256"]
-    assert together["evaluation"] == alone["evaluation"]
-    first, other = (load(figures["checkpoint"]).mode_state for figures in (alone, together))
-    assert first is not None and other is not None
-    np.testing.assert_array_equal(first, other)

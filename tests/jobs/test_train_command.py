@@ -213,11 +213,3 @@ def test_other_recipes_run_through(recipe, workplace):
     assert math.isfinite(json.loads((workplace / "figures.json").read_text())["evaluation"]["nll"])
     is_drawn = (workplace / "run" / "figures" / "embeddings.png").exists()
     assert is_drawn == (recipe == "five-modes-svgd")
-
-
-@pytest.mark.ray
-def test_two_ray_workers_give_the_parameters_of_one_process(ray_cluster, plain_run, train):
-    alone = plain_run.figures
-    together = train("--out=together", "--seed=5", "--cluster.num-workers=2")
-    assert together["params_sha256"] == alone["params_sha256"]
-    assert together["evaluation"] == alone["evaluation"]

@@ -9,9 +9,9 @@ from meta_step import measure
 
 from cluster.gradient import initial_parameters
 from cluster.plan import StepRecord
-from jobs.build import build_learner, build_source
-from jobs.recipes import recipe
-from jobs.settings import Settings
+from jobs.building.objects import build_learner, build_source
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Settings
 
 PLACEMENTS = {"in process": 0, "1 worker": 1, "2 workers": 2}
 APART = "two unrelated processes"  # each a whole run in process: what the machine's cores can do together

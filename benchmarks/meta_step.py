@@ -19,9 +19,9 @@ from rich.table import Table
 
 from cluster.plan import StepRecord
 from cluster.training import run_meta_training
-from jobs.build import build_plan
-from jobs.recipes import recipe
-from jobs.settings import Settings
+from jobs.building.objects import build_plan
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Settings
 
 RECIPES = {"conjugate": "five-modes", "gradient": "five-modes-maml", "svgd": "five-modes-svgd"}
 PLACEMENTS = {"in process": 0, "Ray, 1 worker": 1, "Ray, 2 workers": 2}

@@ -11,8 +11,8 @@ import psutil
 
 from cluster.plan import StepRecord
 from cluster.training import run_meta_training
-from jobs.build import build_plan
-from jobs.settings import Settings
+from jobs.building.objects import build_plan
+from jobs.settings.tree import Settings
 
 KILL_AT = 12  # meta-steps done; those before tell what a meta-step usually takes
 

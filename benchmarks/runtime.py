@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster.cost_fit import fit, relative_errors
 from cluster.cost_model import Load
 from cluster.embedded import ray_cluster
-from jobs.recipes import recipe
+from jobs.settings.recipes import recipe
 
 PARTS = ("efficiency", "capacity", "recovery")
 COMPUTE_BOUND = {"five-modes": 4, "five-modes-svgd": 4, "five-modes-maml": 4}  # by what times their meta-batch

@@ -18,7 +18,7 @@ from machine import machine, write
 from rich.console import Console
 from rich.table import Table
 
-from jobs.model_source import load_predictor
+from jobs.models.source import load_predictor
 
 NUM_SUPPORT, NUM_QUERY, BATCH = 5, 50, 1000
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from jobs.model_source import load_predictor
+from jobs.models.source import load_predictor
 from mcb.predictor import Predictor
 from mcb.randomness import fold_key, normals, uniforms
 from mcb.task_posteriors import TaskPosteriors

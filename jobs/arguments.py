@@ -1,4 +1,4 @@
-"""The command line of one command: its own options by tyro, settings by `jobs.overrides`; refusals are one sentence."""
+"""The command line of one command: its own options by tyro, settings by overrides; refusals are one sentence."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,9 @@ from typing import Annotated, TypeVar
 import tyro
 
 from jobs.errors import UsageError, nearest
-from jobs.leaves import leaves
-from jobs.overrides import Overrides, split
-from jobs.settings import Settings
+from jobs.settings.leaves import leaves
+from jobs.settings.overrides import Overrides, split
+from jobs.settings.tree import Settings
 
 Options = TypeVar("Options")
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]

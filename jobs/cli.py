@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: this process's); returns the exit code.
 
     0 done; 1 refused or failed, with one line `error: ...` on stderr; 2 a wrong command line; 130 interrupted.
-    `mcb submit --follow` and `mcb jobs` have further ones (jobs/job_exit.py).
+    `mcb submit --follow` and `mcb jobs` have further ones (jobs/submission/job_exit.py).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

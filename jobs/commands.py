@@ -14,12 +14,12 @@ from jobs.arguments import (
     show_train_help,
 )
 from jobs.errors import UsageError
-from jobs.overrides import Overrides, override
-from jobs.predict_arguments import PredictOptions
-from jobs.recipes import RECIPES, recipe
-from jobs.register_arguments import RegisterOptions
-from jobs.settings import Settings
-from jobs.settings_file import read_yaml
+from jobs.models.predict_arguments import PredictOptions
+from jobs.models.register_arguments import RegisterOptions
+from jobs.settings.file import read_yaml
+from jobs.settings.overrides import Overrides, override
+from jobs.settings.recipes import RECIPES, recipe
+from jobs.settings.tree import Settings
 
 
 def train(words: list[str]) -> None:
@@ -32,7 +32,7 @@ def train(words: list[str]) -> None:
     base = base_settings(options)
     if base is None and not options.resume:
         raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
-    from jobs.train import train as run
+    from jobs.training.train import train as run
 
     run(options, base, overrides)
 
@@ -45,7 +45,7 @@ def tune(words: list[str]) -> None:
         raise UsageError(f"name a recipe: {', '.join(RECIPES)}")
     if options.data is not None:
         overrides["tasks.path"] = [str(options.data.absolute())]
-    from jobs.tune import tune as run
+    from jobs.search.tune import tune as run
 
     run(options, base, overrides)
 
@@ -56,7 +56,7 @@ def evaluate(words: list[str]) -> None:
     for path in overrides:
         if not path.startswith("evaluation."):
             raise UsageError(f"{path} is part of the trained learner: only settings under evaluation can be overridden")
-    from jobs.evaluate import evaluate_run
+    from jobs.evaluation.evaluate import evaluate_run
 
     evaluate_run(options, overrides)
 
@@ -64,7 +64,7 @@ def evaluate(words: list[str]) -> None:
 def modes(words: list[str]) -> None:
     """`mcb modes RUN|CHECKPOINT`."""
     options = parse(ModesOptions, "modes", words)
-    from jobs.modes import show_modes
+    from jobs.evaluation.modes import show_modes
 
     show_modes(options)
 
@@ -72,7 +72,7 @@ def modes(words: list[str]) -> None:
 def predict(words: list[str]) -> None:
     """`mcb predict MODEL SUPPORT.csv QUERY.csv`."""
     options = parse(PredictOptions, "predict", words)
-    from jobs.predict import predict as run
+    from jobs.models.predict import predict as run
 
     run(options)
 
@@ -80,7 +80,7 @@ def predict(words: list[str]) -> None:
 def register(words: list[str]) -> None:
     """`mcb register RUN --name NAME`."""
     options = parse(RegisterOptions, "register", words)
-    from jobs.register import register as run
+    from jobs.models.register import register as run
 
     run(options)
 
@@ -106,7 +106,7 @@ def recipes(words: list[str]) -> None:
 def limits(words: list[str]) -> None:
     """`mcb limits RECIPE`."""
     options = parse(LimitsOptions, "limits", words)
-    from jobs.limits import make_limits
+    from jobs.evaluation.limits import make_limits
 
     make_limits(options)
 
@@ -114,21 +114,21 @@ def limits(words: list[str]) -> None:
 def ui(words: list[str]) -> None:
     """`mcb ui`."""
     options = parse(UiOptions, "ui", words)
-    from jobs.ui import open_ui
+    from jobs.runs.ui import open_ui
 
     open_ui(options)
 
 
 def submit(words: list[str]) -> int:
     """`mcb submit train|tune|evaluate ...`."""
-    from jobs.submit_commands import submit as run
+    from jobs.submission.commands import submit as run
 
     return run(words)
 
 
 def jobs(words: list[str]) -> int:
     """`mcb jobs list|status|logs|stop`."""
-    from jobs.submit_commands import jobs as run
+    from jobs.submission.commands import jobs as run
 
     return run(words)
 

@@ -20,7 +20,7 @@ from mcb.task_posteriors import TaskPosterior, TaskPosteriors
 from mcb.units import Units
 
 _GROUP = "mcb.loaders"
-_DEFAULT = EntryPoint("default", "jobs.model_source:load_predictor", _GROUP)  # of a source tree that is not installed
+_DEFAULT = EntryPoint("default", "jobs.models.source:load_predictor", _GROUP)  # of a source tree that is not installed
 
 
 class Predictor:

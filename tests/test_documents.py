@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.recipes import RECIPES, recipe
+from jobs.settings.recipes import RECIPES, recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

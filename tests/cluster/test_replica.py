@@ -22,9 +22,9 @@ from cluster.portions import add_up, portion
 from cluster.shards import GradientKey
 from cluster.shards import plan as cut
 from cluster.training import run_meta_training
-from jobs.build import GradientBuilder, build_learner, build_source
-from jobs.recipes import recipe
-from jobs.settings import Network, Settings, Train
+from jobs.building.objects import GradientBuilder, build_learner, build_source
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Network, Settings, Train
 
 
 def begun(plan: TrainingPlan) -> Journal:

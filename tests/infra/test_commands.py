@@ -13,8 +13,8 @@ from schemas import INFRA
 from cluster.errors import UserError
 from jobs.arguments import TrainOptions, TuneOptions, parse_with_settings
 from jobs.cli import main
-from jobs.overrides import override
-from jobs.recipes import recipe
+from jobs.settings.overrides import override
+from jobs.settings.recipes import recipe
 
 _END = {";", "|", "&&", "||", ";;", "then", "else", "fi"}
 

@@ -10,12 +10,12 @@ from cluster.errors import UserError
 from cluster.local_group import LocalGroup
 from cluster.policies import Asynchronous, Stale
 from cluster.shards import Shard
-from jobs.build import GradientBuilder, build_learner, build_plan, build_source
+from jobs.building.objects import GradientBuilder, build_learner, build_plan, build_source
 from jobs.errors import UsageError
-from jobs.overrides import override, split
-from jobs.recipes import RECIPES, recipe
-from jobs.settings import Settings
-from jobs.settings_file import to_yaml
+from jobs.settings.file import to_yaml
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import RECIPES, recipe
+from jobs.settings.tree import Settings
 from mcb.tasks.curves import CurveTasks
 
 

@@ -5,12 +5,12 @@ from tiny_runs import TINY
 from cluster.errors import UserError
 from cluster.shards import Shard, adopt
 from cluster.survey import initial_state
-from jobs.build import build_learner, build_plan, build_source
-from jobs.build_modes import build_strategy
-from jobs.mode_settings import ClusteredModes
-from jobs.overrides import override, split
-from jobs.recipes import recipe
-from jobs.settings import Settings
+from jobs.building.modes import build_strategy
+from jobs.building.objects import build_learner, build_plan, build_source
+from jobs.settings.modes import ClusteredModes
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Settings
 from mcb.modes.clustered import Clustered
 from mcb.modes.clustering import HDBSCAN, DirichletProcessMixture
 from mcb.modes.dp_means import DPMeans

@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import TINY
 
 from jobs.cli import main
-from jobs.recipes import RECIPES
+from jobs.settings.recipes import RECIPES
 
 PROJECT = Path(__file__).parents[2]
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from tiny_runs import TINY
 
-from jobs.bayes import bayes_limit
-from jobs.build import build_learner, build_source
-from jobs.evaluation import MAPPING_SEED, TEST_SEED, evaluate
-from jobs.overrides import override, split
-from jobs.recipes import recipe
+from jobs.building.bayes import bayes_limit
+from jobs.building.objects import build_learner, build_source
+from jobs.evaluation.scores import MAPPING_SEED, TEST_SEED, evaluate
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
 from mcb.limits import load_reference
 from mcb.randomness import fold_key
 

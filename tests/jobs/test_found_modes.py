@@ -3,11 +3,11 @@ import torch
 from tiny_runs import TINY
 from torch import Tensor
 
-from jobs.build import build_learner, build_source
-from jobs.evaluation import TEST_SEED
-from jobs.found_modes import FoundModes, find_modes, prior_predictive
-from jobs.overrides import override, split
-from jobs.recipes import recipe
+from jobs.building.objects import build_learner, build_source
+from jobs.evaluation.found_modes import FoundModes, find_modes, prior_predictive
+from jobs.evaluation.scores import TEST_SEED
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
 from mcb.learner import ModeConditionalBayesianMAML
 from mcb.likelihoods import Gaussian
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.errors import ClusterError
-from jobs import job_logs
-from jobs.job_exit import JobState
-from jobs.job_logs import LostJob, follow
+from jobs.submission import job_logs
+from jobs.submission.job_exit import JobState
+from jobs.submission.job_logs import LostJob, follow
 
 
 class Cluster:

@@ -9,11 +9,11 @@ import yaml
 from cluster.secrets import without_password
 from jobs.arguments import TrainOptions, TuneOptions
 from jobs.errors import UsageError
-from jobs.job import find_job
-from jobs.recipes import recipe
-from jobs.runs import default_tracking_uri, require_whole
-from jobs.train import _begin, ui_command
-from jobs.tune_search import find_search, save
+from jobs.runs.folder import default_tracking_uri, require_whole
+from jobs.search.search import find_search, save
+from jobs.settings.recipes import recipe
+from jobs.training.job import find_job
+from jobs.training.train import _begin, ui_command
 
 _SECRET = "s3cret"
 _URI = f"postgresql://mcb:{_SECRET}@db/mlflow"
@@ -80,7 +80,7 @@ def test_a_search_hands_no_key_of_the_drivers_to_the_command_lines_of_its_trials
     from ray import tune
     from ray.tune.execution.class_cache import _ActorClassCache
 
-    import jobs.tune_ray  # noqa: F401
+    import jobs.search.ray_tune  # noqa: F401
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
     actor = _ActorClassCache().get(tune.Trainable)

@@ -1,9 +1,9 @@
 import numpy as np
 import pyarrow.parquet as pq
 
-from jobs.build import build_source
-from jobs.logged_model import example, signature
-from jobs.settings import CurveTasks, RegressionTasks, Settings
+from jobs.building.objects import build_source
+from jobs.models.logged import example, signature
+from jobs.settings.tree import CurveTasks, RegressionTasks, Settings
 
 
 def test_the_example_of_measured_curves_holds_points_of_the_file(curves_file):

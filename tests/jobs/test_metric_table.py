@@ -12,15 +12,15 @@ from cluster.metric_names import METRICS, TOTALS, entry, joined, table
 from cluster.plan import StepRecord
 from cluster.tracking import system_metrics
 from cluster.training import run_meta_training
-from jobs.build import build_learner, build_plan, build_source
-from jobs.evaluation import evaluate
-from jobs.overrides import override, split
-from jobs.recipes import recipe
-from jobs.record import evaluation_metrics
-from jobs.settings import Settings
-from jobs.step_log import StepLog, step_metrics
-from jobs.tune_tracking import best_metrics, report_metrics
-from jobs.tune_trials import Report
+from jobs.building.objects import build_learner, build_plan, build_source
+from jobs.evaluation.scores import evaluate
+from jobs.runs.step_log import StepLog, step_metrics
+from jobs.search.tracking import best_metrics, report_metrics
+from jobs.search.trials import Report
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Settings
+from jobs.training.record import evaluation_metrics
 from mcb.baselines.training_mean import TrainingMean
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"

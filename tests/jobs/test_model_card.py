@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from jobs.build import build_source
-from jobs.model_card import model_card
-from jobs.settings import CurveTasks, RegressionTasks, Settings
+from jobs.building.objects import build_source
+from jobs.models.card import model_card
+from jobs.settings.tree import CurveTasks, RegressionTasks, Settings
 
 TRAINED = {"run_id": "abc", "num_tasks": 3600, "num_steps": 20, "train_seconds": 1.2}
 REGRESSION = RegressionTasks(families=("sinusoid", "linear"), noise_scale=0.4)

@@ -20,12 +20,12 @@ from untrained_runs import untrained
 from cluster import checkpoint as checkpoints
 from cluster.errors import CheckpointError, UserError
 from cluster.tracking_store import open_store
-from jobs.model_source import _drawing, load_predictor
-from jobs.recipes import recipe
-from jobs.runs import RunFolder, default_tracking_uri
-from jobs.settings import CurveTasks
-from jobs.task_form import TaskForm
-from jobs.tracked_files import _model_names
+from jobs.building.task_form import TaskForm
+from jobs.models.source import _drawing, load_predictor
+from jobs.runs.folder import RunFolder, default_tracking_uri
+from jobs.runs.tracked_files import _model_names
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import CurveTasks
 from mcb import Predictor
 from mcb.tasks.long_form import read_long_form
 from mcb.units import Units

@@ -8,8 +8,8 @@ from tiny_runs import CLUSTERED, TINY
 from cluster.checkpoint import load
 from cluster.survey import initial_state
 from jobs.cli import main
-from jobs.evaluate import trained_learner
-from jobs.settings_file import read_yaml
+from jobs.evaluation.evaluate import trained_learner
+from jobs.settings.file import read_yaml
 
 FIGURES = {"mode_tasks.png", "mode_confusion.png", "mode_members.png"}
 TRUTH = {"ari", "nmi", "purity", "accuracy", "accuracy_ceiling"}

@@ -13,10 +13,10 @@ from cluster.experiment_view import VIEW, experiment_tags
 from cluster.metric_names import entry
 from jobs.arguments import UiOptions
 from jobs.cli import main
-from jobs.recipes import recipe
-from jobs.report import new_console, print_results, with_half_width
-from jobs.settings_file import flatten
-from jobs.ui import open_ui, server_command
+from jobs.evaluation.report import new_console, print_results, with_half_width
+from jobs.runs.ui import open_ui, server_command
+from jobs.settings.file import flatten
+from jobs.settings.recipes import recipe
 from mcb.limits import load_reference
 
 
@@ -51,7 +51,7 @@ def test_ui_of_a_server_that_runs_elsewhere_is_its_address_with_the_view_if_it_h
         def get_experiment_by_name(self, name):
             return SimpleNamespace(experiment_id="7", tags=tags)
 
-    monkeypatch.setattr("jobs.ui.open_store", lambda uri: Client())
+    monkeypatch.setattr("jobs.runs.ui.open_store", lambda uri: Client())
     open_ui(UiOptions(tracking_uri="http://tracking:5000/", browser=False))
     assert f"http://tracking:5000/#/experiments/7/runs?workflowType=machine_learning{view} " in capsys.readouterr().out
 
@@ -62,7 +62,7 @@ def test_ui_expands_the_variables_of_a_store_once_and_names_it_by_them(monkeypat
             return None
 
     asked: list[str] = []
-    monkeypatch.setattr("jobs.ui.open_store", lambda uri: asked.append(uri) or Client())
+    monkeypatch.setattr("jobs.runs.ui.open_store", lambda uri: asked.append(uri) or Client())
     monkeypatch.setenv("STORE", "http://mcb:a$b@tracking:5000")
     open_ui(UiOptions(tracking_uri="$STORE", browser=False))
     assert asked == ["$STORE"]

@@ -10,7 +10,7 @@ import pytest
 from untrained_runs import untrained
 
 from jobs.cli import main
-from jobs.model_source import load_predictor
+from jobs.models.source import load_predictor
 
 SUPPORT, QUERY = "x,y\n0.1,1\n-2,0.5\n3,-1\n", "x\n0\n1.5\n"
 

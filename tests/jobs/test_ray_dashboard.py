@@ -13,10 +13,10 @@ from socketserver import BaseRequestHandler, TCPServer
 import pytest
 
 from cluster.errors import ClusterError
-from jobs import ray_dashboard
 from jobs.cli import main
 from jobs.errors import UsageError
-from jobs.ray_dashboard import Dashboard, dashboard_url, find_dashboard, find_token, require_same_versions
+from jobs.submission import ray_dashboard
+from jobs.submission.ray_dashboard import Dashboard, dashboard_url, find_dashboard, find_token, require_same_versions
 
 _VERSIONS = {"data": {"rayVersion": version("ray"), "pythonVersion": python_version()}}
 

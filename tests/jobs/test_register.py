@@ -20,15 +20,15 @@ import yaml
 from registered_runs import Run, client, rows, store, train
 
 from cluster.errors import UserError
-from jobs import register
 from jobs.cli import main
-from jobs.contenders import Contender
-from jobs.logged_model import NEEDED
-from jobs.model_source import load_predictor
-from jobs.register_arguments import RegisterOptions
-from jobs.report import new_console
-from jobs.task_scores import compare, read_tasks
-from jobs.tracked_run import TrackedRun
+from jobs.evaluation.report import new_console
+from jobs.evaluation.task_scores import compare, read_tasks
+from jobs.models import register
+from jobs.models.contenders import Contender
+from jobs.models.logged import NEEDED
+from jobs.models.register_arguments import RegisterOptions
+from jobs.models.source import load_predictor
+from jobs.runs.tracked_run import TrackedRun
 
 ALONE = Path(__file__).parent / "alone_with_model.py"
 

@@ -3,8 +3,8 @@
 import re
 import subprocess
 
-from jobs.recipes import recipe
-from jobs.train import run_tags
+from jobs.settings.recipes import recipe
+from jobs.training.train import run_tags
 
 
 def test_tags_name_the_recipe_and_the_versions(tmp_path):
@@ -23,5 +23,5 @@ def test_the_commit_of_a_repository_that_only_surrounds_an_installed_package_is_
     who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     for words in (["init", "--quiet"], [*who, "commit", "--quiet", "--allow-empty", "--message", "another project"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    monkeypatch.setattr("jobs.record.__file__", str(tmp_path / "record.py"))
+    monkeypatch.setattr("jobs.training.record.__file__", str(tmp_path / "record.py"))
     assert "mlflow.source.git.commit" not in run_tags(recipe("two-modes"), tmp_path)

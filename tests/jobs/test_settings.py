@@ -1,12 +1,12 @@
 import pytest
 
 from jobs.errors import UsageError
-from jobs.leaves import leaves
-from jobs.mode_settings import CodebookModes, SingleMode
-from jobs.overrides import override, split
-from jobs.recipes import RECIPES, recipe
-from jobs.settings import GradientInference, RegressionTasks, Settings, SVGDInference
-from jobs.settings_file import flatten, from_yaml, read_yaml, to_yaml
+from jobs.settings.file import flatten, from_yaml, read_yaml, to_yaml
+from jobs.settings.leaves import leaves
+from jobs.settings.modes import CodebookModes, SingleMode
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import RECIPES, recipe
+from jobs.settings.tree import GradientInference, RegressionTasks, Settings, SVGDInference
 
 
 @pytest.mark.parametrize("name", RECIPES)

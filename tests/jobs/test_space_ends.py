@@ -1,8 +1,8 @@
 from itertools import combinations
 
-from jobs.space_ends import asked, ends
-from jobs.space_points import grid
-from jobs.spaces import Asks, modes
+from jobs.search.space_ends import asked, ends
+from jobs.search.space_points import grid
+from jobs.search.spaces import Asks, modes
 
 
 def test_any_two_answers_at_the_ends_of_their_ranges_are_tried_together():

@@ -4,13 +4,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from jobs.build import build_plan
+from jobs.building.objects import build_plan
 from jobs.errors import UsageError
-from jobs.recipes import recipe
-from jobs.settings_file import flatten
-from jobs.space_file import make_space, read_space
-from jobs.space_points import Noted, answered, grid, point_of, settings_at
-from jobs.spaces import SPACES, Asks, Value
+from jobs.search.space_file import make_space, read_space
+from jobs.search.space_points import Noted, answered, grid, point_of, settings_at
+from jobs.search.spaces import SPACES, Asks, Value
+from jobs.settings.file import flatten
+from jobs.settings.recipes import recipe
 
 FIVE = recipe("five-modes")
 

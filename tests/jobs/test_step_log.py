@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from cluster.plan import StepRecord
-from jobs.progress import Average, TrainingProgress
-from jobs.step_log import StepLog, read_steps, step_metrics
+from jobs.runs.step_log import StepLog, read_steps, step_metrics
+from jobs.training.progress import Average, TrainingProgress
 
 
 class Notebook:

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from cluster.errors import UserError
-from jobs import submit_package
-from jobs.submit_package import candidates, chosen, pack
+from jobs.submission import package
+from jobs.submission.package import candidates, chosen, pack
 
 _SHIPPED = ("mcb/learner.py", "mcb/data/table.csv", "curves.parquet", "jobs/runs/x.py")
 _LEFT = (
@@ -96,7 +96,7 @@ def test_the_same_contents_are_the_same_bytes_so_that_nothing_is_uploaded_twice(
 def test_too_much_is_refused_with_the_largest_files_and_before_it_is_read(tree):
     big = tree / "big.bin"
     with big.open("wb") as file:
-        file.truncate(2 * submit_package.LIMIT_BYTES)  # a hole, not bytes
+        file.truncate(2 * package.LIMIT_BYTES)  # a hole, not bytes
     with pytest.raises(UserError, match=r"come to 190 MiB, and a job takes at most 95 MiB.*big\.bin \(190 MiB\)"):
         pack(tree, ["big.bin", *_SHIPPED])
 
@@ -104,6 +104,6 @@ def test_too_much_is_refused_with_the_largest_files_and_before_it_is_read(tree):
 def test_a_folder_of_too_many_files_and_a_file_that_went_away_are_refused(tree, monkeypatch):
     with pytest.raises(UserError, match=r"gone\.py cannot be uploaded: No such file"):
         pack(tree, ["gone.py"])
-    monkeypatch.setattr(submit_package, "LIMIT_FILES", 3)
+    monkeypatch.setattr(package, "LIMIT_FILES", 3)
     with pytest.raises(UserError, match="more than 3 files"):
         candidates(tree, [])

@@ -6,11 +6,11 @@ import pytest
 from jobs import job_entry
 from jobs.cli import main
 from jobs.errors import UsageError
-from jobs.overrides import override, split
-from jobs.recipes import recipe
-from jobs.settings_file import to_yaml
-from jobs.submit_arguments import SubmitEvaluateOptions, SubmitTrainOptions, SubmitTuneOptions
-from jobs.submit_plan import (
+from jobs.settings.file import to_yaml
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
+from jobs.submission.arguments import SubmitEvaluateOptions, SubmitTrainOptions, SubmitTuneOptions
+from jobs.submission.plan import (
     JobRequest,
     evaluate_request,
     resources,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cluster.errors import UserError
-from jobs.task_frame import answer
+from jobs.models.task_frame import answer
 from mcb import BaseNetwork, Categorical, Codebook, GradientDescent, ModeConditionalBayesianMAML, PriorHypernetwork
 from mcb.evidence_reference import DrawTasks
 from mcb.likelihoods import Gaussian, Likelihood

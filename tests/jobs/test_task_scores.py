@@ -2,10 +2,18 @@ import numpy as np
 import pytest
 
 from cluster.errors import UserError
-from jobs.build import build_learner, build_source
-from jobs.evaluation import TEST_SEED, evaluated_indices, score_tasks
-from jobs.settings import CurveTasks, Evaluation, GradientInference, Hypernetwork, Network, RegressionTasks, Settings
-from jobs.task_scores import ScoredTasks, compare, read_tasks, scored_tasks, write_tasks
+from jobs.building.objects import build_learner, build_source
+from jobs.evaluation.scores import TEST_SEED, evaluated_indices, score_tasks
+from jobs.evaluation.task_scores import ScoredTasks, compare, read_tasks, scored_tasks, write_tasks
+from jobs.settings.tree import (
+    CurveTasks,
+    Evaluation,
+    GradientInference,
+    Hypernetwork,
+    Network,
+    RegressionTasks,
+    Settings,
+)
 from mcb.family_scores import family_rows
 from mcb.tasks.curves import CurveTasks as CurveSource
 

@@ -11,8 +11,8 @@ from cluster.gradient import initial_parameters
 from cluster.metric_names import entry
 from cluster.training import params_sha256
 from jobs.cli import main
-from jobs.evaluate import trained_learner
-from jobs.settings_file import flatten, read_yaml
+from jobs.evaluation.evaluate import trained_learner
+from jobs.settings.file import flatten, read_yaml
 
 EVALUATION = ("nll", "mse", "mse_median", "coverage_50", "coverage_90", "crps", "mode_accuracy", "ari", "nmi")
 

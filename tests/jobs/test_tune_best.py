@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs import tune_best
 from jobs.arguments import TuneOptions
-from jobs.job import Job
-from jobs.recipes import recipe
-from jobs.runs import write_json
-from jobs.space_points import settings_at
-from jobs.tune_search import find_search
-from jobs.tune_trials import Trial
+from jobs.runs.folder import write_json
+from jobs.search import best
+from jobs.search.search import find_search
+from jobs.search.space_points import settings_at
+from jobs.search.trials import Trial
+from jobs.settings.recipes import recipe
+from jobs.training.job import Job
 
 
 def test_runs_with_fresh_seeds_are_kept_for_their_trial_and_not_credited_to_another(
@@ -25,7 +25,7 @@ def test_runs_with_fresh_seeds_are_kept_for_their_trial_and_not_credited_to_anot
         rate = job.settings.optimizer.learning_rate
         write_json(job.folder.result, {"run_id": "r", "evaluation": {"nll": rate, "nll_ci": 0.1}})
 
-    monkeypatch.setattr(tune_best, "run_job", run)
+    monkeypatch.setattr(best, "run_job", run)
     base = recipe("two-modes")
     found = find_search(TuneOptions("two-modes", out=tmp_path / "s", num_seeds=2), base, {})
     rates = {0: 0.001, 1: 0.002}
@@ -33,7 +33,7 @@ def test_runs_with_fresh_seeds_are_kept_for_their_trial_and_not_credited_to_anot
 
     def test_nll(number: int) -> object:
         settings = settings_at(base, trials[number].point)
-        return tune_best.retrain(Console(quiet=True), found, trials[number], settings, "parent")["test_nll"]
+        return best.retrain(Console(quiet=True), found, trials[number], settings, "parent")["test_nll"]
 
     assert [test_nll(0), test_nll(1), test_nll(0)] == pytest.approx([0.001, 0.002, 0.001])
     assert [job.settings.seed - base.seed for job in jobs] == [1, 2, 1, 2]

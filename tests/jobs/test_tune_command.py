@@ -16,7 +16,7 @@ from tiny_runs import TINY
 
 from cluster.metric_names import entry
 from jobs.cli import main
-from jobs.settings_file import read_yaml
+from jobs.settings.file import read_yaml
 
 SMALL = [word for word in TINY if "num-workers" not in word]
 ROOT = Path(__file__).parents[2]

@@ -11,22 +11,22 @@ from rich.console import Console
 from tiny_runs import TINY
 from tiny_searches import report
 
-from jobs import tune, tune_best, tune_checks
 from jobs.arguments import TuneOptions
 from jobs.cli import main
-from jobs.job import Job
-from jobs.overrides import split
-from jobs.recipes import recipe
-from jobs.runs import write_json
-from jobs.tune_search import find_search, save
-from jobs.tune_trials import Trial, Trials
+from jobs.runs.folder import write_json
+from jobs.search import best, checks, tune
+from jobs.search.search import find_search, save
+from jobs.search.trials import Trial, Trials
+from jobs.settings.overrides import split
+from jobs.settings.recipes import recipe
+from jobs.training.job import Job
 
 
 @pytest.fixture
 def over(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Makes a search whose trials are over; its folder comes back."""
     monkeypatch.setattr(tune, "ray_cluster", lambda *where: nullcontext())
-    monkeypatch.setattr(tune_checks.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(checks.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
 
     def make(*trials: Trial) -> Path:
         options = TuneOptions("two-modes", name="over", num_reports=2, num_trials=len(trials), num_seeds=2)
@@ -62,7 +62,7 @@ def test_a_search_interrupted_while_the_best_settings_are_trained_again_keeps_wh
             raise stop
         write_json(job.folder.result, {"run_id": "r", "evaluation": {"nll": 0.5, "nll_ci": 0.1}})
 
-    monkeypatch.setattr(tune_best, "run_job", run)
+    monkeypatch.setattr(best, "run_job", run)
     assert main(["tune", "--resume", "--name=over", "--json=s.json"]) == 130
     message = capsys.readouterr().err
     assert message == f"interrupted; what was done is saved, go on with\n  mcb tune --resume --out {folder}\n"

@@ -7,9 +7,9 @@ import pytest
 from ray.tune.experiment import Trial as TuneTrial
 from tiny_searches import tiny_tuning
 
-from jobs.tune_hooks import Record
-from jobs.tune_trial import Curve
-from jobs.tune_trials import Trial, Trials
+from jobs.search.hooks import Record
+from jobs.search.trial import Curve
+from jobs.search.trials import Trial, Trials
 
 
 class Killed(Exception):

@@ -3,10 +3,10 @@ from statistics import mean
 
 import pytest
 
-from jobs.spaces import Asks, modes
-from jobs.tune_importance import importances
-from jobs.tune_proposals import Proposals, Searcher, grid_size, objectives, pareto_front, study_of
-from jobs.tune_trials import Report, State, Trial, Trials
+from jobs.search.importance import importances
+from jobs.search.proposals import Proposals, Searcher, grid_size, objectives, pareto_front, study_of
+from jobs.search.spaces import Asks, modes
+from jobs.search.trials import Report, State, Trial, Trials
 
 
 def bowl(ask: Asks) -> None:

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from tiny_runs import TINY
 
-from jobs import tune_checks
 from jobs.arguments import TuneOptions
 from jobs.cli import main
-from jobs.recipes import recipe
-from jobs.tune_search import find_search, save
+from jobs.search import checks
+from jobs.search.search import find_search, save
+from jobs.settings.recipes import recipe
 
 
 def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
@@ -81,8 +81,8 @@ def test_a_cluster_elsewhere_that_cannot_hold_a_trial_is_found_out_before_anythi
     workplace: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
-    monkeypatch.setattr(tune_checks, "ray_cluster", lambda *where: nullcontext())
-    monkeypatch.setattr(tune_checks.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
+    monkeypatch.setattr(checks, "ray_cluster", lambda *where: nullcontext())
+    monkeypatch.setattr(checks.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
     message = refused(capsys, "--num-reports=2", "--cluster.num-workers=2")
     assert "a trial of 2 workers asks for 2 CPUs, but the Ray cluster has 1 CPU" in message
     assert not (workplace / "runs" / "tune").exists()

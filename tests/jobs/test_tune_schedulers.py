@@ -10,9 +10,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from tiny_searches import report, tiny_tuning
 
-from jobs.tune_plan import LEARNING_RATE
-from jobs.tune_schedulers import make_scheduler, within
-from jobs.tune_trials import State, Trial
+from jobs.search.plan import LEARNING_RATE
+from jobs.search.schedulers import make_scheduler, within
+from jobs.search.trials import State, Trial
 
 NOBODY = cast(TuneController, None)
 

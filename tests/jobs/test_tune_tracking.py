@@ -8,11 +8,11 @@ from tiny_searches import report
 
 from cluster.tracking_store import TrackingError, open_store
 from jobs.arguments import TuneOptions
-from jobs.recipes import recipe
-from jobs.tune_search import FoundSearch, find_search, save
-from jobs.tune_tracking import SearchTracking
-from jobs.tune_trial import TrialPlan
-from jobs.tune_trials import Report, Trial, Trials
+from jobs.search.search import FoundSearch, find_search, save
+from jobs.search.tracking import SearchTracking
+from jobs.search.trial import TrialPlan
+from jobs.search.trials import Report, Trial, Trials
+from jobs.settings.recipes import recipe
 
 
 def begin(found: FoundSearch) -> SearchTracking:
@@ -64,7 +64,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store()
-    for module in ("cluster.tracking", "jobs.tune_tracking"):
+    for module in ("cluster.tracking", "jobs.search.tracking"):
         monkeypatch.setattr(f"{module}.open_store", store.open)
         monkeypatch.setattr(f"{module}.time", store)
     return store

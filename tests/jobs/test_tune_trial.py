@@ -9,16 +9,16 @@ import torch
 from tiny_runs import TINY
 
 from cluster.checkpoint import load, paths
-from jobs.build import build_source
-from jobs.evaluation import MAPPING_SEED, TEST_SEED
-from jobs.overrides import override, split
-from jobs.recipes import recipe
-from jobs.runs import RunFolder
-from jobs.settings import Settings
-from jobs.space_points import Point
-from jobs.tune_trial import Curve, TrialPlan, run_trial
-from jobs.tune_trials import Report
-from jobs.validation import VALIDATION_SEED, Validation
+from jobs.building.objects import build_source
+from jobs.evaluation.scores import MAPPING_SEED, TEST_SEED
+from jobs.runs.folder import RunFolder
+from jobs.search.space_points import Point
+from jobs.search.trial import Curve, TrialPlan, run_trial
+from jobs.search.trials import Report
+from jobs.search.validation import VALIDATION_SEED, Validation
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
+from jobs.settings.tree import Settings
 from mcb.tasks.curves import CurveTasks
 
 POINT: Point = {"modes.num_modes": 5}

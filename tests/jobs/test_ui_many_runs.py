@@ -17,8 +17,8 @@ import pytest
 from mlflow.entities import Metric, Param, RunTag
 
 from cluster.tracking_store import experiment_id, open_store
-from jobs.recipes import recipe
-from jobs.settings_file import flatten
+from jobs.settings.file import flatten
+from jobs.settings.recipes import recipe
 
 NUM_RUNS = 200
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,9 +9,9 @@ from tiny_runs import TINY
 
 from cluster.lock import locked
 from jobs.cli import main
-from jobs.recipes import recipe
-from jobs.runs import find_run
-from jobs.settings_file import to_yaml
+from jobs.runs.folder import find_run
+from jobs.settings.file import to_yaml
+from jobs.settings.recipes import recipe
 
 
 def test_a_job_submitted_again_begins_and_then_goes_on_to_the_same_parameters(constant_run, train, workplace):

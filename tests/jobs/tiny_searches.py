@@ -5,13 +5,13 @@ from typing import Literal
 
 from tiny_runs import TINY
 
-from jobs.build import build_plan
-from jobs.overrides import override, split
-from jobs.recipes import recipe
-from jobs.space_ends import Question
-from jobs.tune_plan import Tuning
-from jobs.tune_trial import TrialPlan
-from jobs.tune_trials import Report, Trials
+from jobs.building.objects import build_plan
+from jobs.search.plan import Tuning
+from jobs.search.space_ends import Question
+from jobs.search.trial import TrialPlan
+from jobs.search.trials import Report, Trials
+from jobs.settings.overrides import override, split
+from jobs.settings.recipes import recipe
 
 
 def report(num_steps: int, objective: float) -> Report:

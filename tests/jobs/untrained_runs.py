@@ -6,11 +6,11 @@ from tiny_runs import TINY
 
 from cluster.checkpoint import Checkpoint, save
 from cluster.tracking import open_tracker
-from jobs.build import build_plan
-from jobs.overrides import override
-from jobs.recipes import recipe
-from jobs.runs import RunFolder, default_tracking_uri, write_json
-from jobs.settings_file import to_yaml
+from jobs.building.objects import build_plan
+from jobs.runs.folder import RunFolder, default_tracking_uri, write_json
+from jobs.settings.file import to_yaml
+from jobs.settings.overrides import override
+from jobs.settings.recipes import recipe
 
 
 def untrained(folder: Path, recipe_name: str = "two-modes", **tasks: str) -> Path:

@@ -69,7 +69,7 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
         ("--modes.kind=embedding", "embedding.* read the task encoder: give --encoder.kind deep-set"),
         ("--modes.gate=both", "codebook.* read the task encoder: give --encoder.kind deep-set"),
         ("--network.adapted=nothing", "adapted='nothing' selects no parameter"),
-        ("--network.adapted=all", "conjugate|head"),
+        ("--network.adapted=all", "selects combine.weight, which adapted='all' selects too"),
         ("--likelihood.min-scale=2", "init_scale=0.5"),
         ("--tasks.families=linear,linear", "each once"),
         ("--optimizer.name=adm", "adm"),

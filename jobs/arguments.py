@@ -114,8 +114,8 @@ class LimitsOptions:
     """two-modes, three-modes or five-modes."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/limits")
     """Folder of the file; the library's own is mcb/reference."""
-    num_tasks: int = 4000
-    """Test tasks, at least 2."""
+    num_tasks: int | None = None
+    """Test tasks, at least 2; without it, as many as the library's own file has."""
     json: File = None
     """Write the limits here as well."""
     debug: bool = False

@@ -37,7 +37,7 @@ def five_modes() -> Settings:
         ),
         hypernetwork=Hypernetwork(hidden=(128,), spread=0.5),
         likelihood=Likelihood(init_scale=0.5, min_scale=0.05),
-        train=Train(num_steps=1750, meta_batch=510, evidence_weight=2.0),
+        train=Train(num_steps=2000, meta_batch=510, evidence_weight=2.0),
         optimizer=Optimizer(name="soap", learning_rate=3e-3, betas=(0.9, 0.99), warmup=50),
     )
 

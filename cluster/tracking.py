@@ -35,8 +35,8 @@ class Tracker(Protocol):
         """Keep a file, or all files of a folder, with the run."""
         ...
 
-    def close(self, status: Status) -> None:
-        """Write what is left and the status."""
+    def close(self, status: Status) -> bool:
+        """Write what is left and the status; returns whether the store has taken both."""
         ...
 
 
@@ -69,8 +69,9 @@ class Untracked:
     def artifact(self, path: Path, folder: str) -> None:
         """Nothing."""
 
-    def close(self, status: Status) -> None:
+    def close(self, status: Status) -> bool:
         """Nothing."""
+        return True
 
 
 class MlflowTracker:
@@ -114,8 +115,8 @@ class MlflowTracker:
         except Exception as error:  # as many kinds as there are artefact stores; the file itself stays where it is
             _logger.warning("%s was not stored with the tracked run: %s", path, first_sentence(error))
 
-    def close(self, status: Status) -> None:
-        """Write what is left and the status."""
+    def close(self, status: Status) -> bool:
+        """Write what is left and the status; returns whether the store has taken both: if not, try again."""
         self._flush()
         if self._buffer:
             _logger.warning("%d metrics were not recorded; the run's metrics.jsonl has them", len(self._buffer))
@@ -123,6 +124,8 @@ class MlflowTracker:
             self._client.set_terminated(self.run_id, status)
         except Exception as error:
             _logger.warning("the tracked run could not be closed as %s: %s", status, first_sentence(error))
+            return False
+        return not self._buffer
 
     def _add(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -167,15 +170,19 @@ def open_run(
     client = open_store(uri)
     if run_id is None and same_tag is not None:
         run_id = find_run_id(client, uri, same_tag, tags[same_tag])
-    if run_id is not None and _reopen(client, run_id):
-        return OpenRun(client, run_id)
+    if run_id is None or not _reopen(client, run_id):
+        run_id = client.create_run(experiment_id(client, uri), run_name=run_name, tags=dict(tags)).info.run_id
+    if not client.get_run(run_id).data.params:  # a new run, or one whose store fell silent before it had them
+        _log_params(client, run_id, params)
+    return OpenRun(client, run_id)
+
+
+def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, object]) -> None:
     from mlflow.entities import Param
 
-    run = client.create_run(experiment_id(client, uri), run_name=run_name, tags=dict(tags))
     entries = [Param(name, str(value)) for name, value in params.items()]
     for start in range(0, len(entries), _LARGEST_PARAMS):
-        client.log_batch(run.info.run_id, params=entries[start : start + _LARGEST_PARAMS])
-    return OpenRun(client, run.info.run_id)
+        client.log_batch(run_id, params=entries[start : start + _LARGEST_PARAMS])
 
 
 def open_tracker(

@@ -64,13 +64,13 @@ class ModeAxis:
     ) -> Predictive:
         """The predictive over the modes and particles of all ranks; those of no weight have predictions of 0."""
         absent = log_responsibilities.isneginf()
-        prediction, variance = (_without(self._gather(leaf).transpose(0, 1), absent) for leaf in components)
+        prediction, variance = (without(self._gather(leaf).transpose(0, 1), absent) for leaf in components)
         offset = self._gather(generated.likelihood)
         if self.modes.has_shared_codes:
             offset = offset.expand(log_responsibilities.shape[0], *offset.shape)
         else:
             offset = offset.transpose(0, 1)
-        offset = _without(offset, absent)
+        offset = without(offset, absent)
         num_particles = prediction.shape[2]
         log_weights = log_responsibilities[..., None].expand(-1, -1, num_particles) - math.log(num_particles)
         return likelihood.mixture(
@@ -86,10 +86,8 @@ class ModeAxis:
         return self.sharing.gather(led_by_modes, self.modes.num_modes)
 
 
-def _without(results: Float[Tensor, "T K *rest"], absent: Bool[Tensor, "T K"]) -> Float[Tensor, "T K *rest"]:
+def without(results: Float[Tensor, "T K *rest"], absent: Bool[Tensor, "T K"]) -> Float[Tensor, "T K *rest"]:
     """With 0 in place of what is absent: no weight times an undefined number is undefined."""
-    if not absent.any():
-        return results
     return torch.where(absent.view(*absent.shape, *[1] * (results.ndim - 2)), 0.0, results)
 
 

@@ -65,7 +65,7 @@ def _bracket(
     below each component's quantile at $\alpha / w_n$. One of the N terms of $F$ is at least the N-th part of $\alpha$,
     so it lies above the least of the components' quantiles at $\alpha / (N w_n)$.
     """
-    own = torch.where(weights > 0, level, math.inf)
+    own = torch.full_like(weights, level).masked_fill(weights <= 0, math.inf)
     share = level / weights
 
     def quantiles(levels: Float[Tensor, "T N"], absent: float) -> Float[Tensor, "T N M"]:

@@ -8,27 +8,26 @@ from torch import Tensor
 from torch.func import vmap
 
 from mcb.adapted import AdaptedTasks
-from mcb.inference.conjugate import Conjugate, head_prior
+from mcb.inference.conjugate import LARGEST_SUPPORT, Conjugate, head_prior
 from mcb.inference.linear_head import ROUNDING, implementation
 from mcb.inference.problem import Problem
 from mcb.learner import ModeConditionalBayesianMAML
-from mcb.likelihoods import Gaussian, Predictive
+from mcb.likelihoods import Gaussian, Predictive, check_num_outputs
+from mcb.mode_axis import ModeAxis, without
 from mcb.networks.functional import unflatten
-from mcb.networks.mlp import MLP
+from mcb.networks.mlp import MLP, is_plain_mlp
 from mcb.predictive import GaussianMixture
 from mcb.priors import GeneratedPrior
 from mcb.types import Support
-
-_LARGEST_SUPPORT = 64  # points; larger matrices are not what the compiled head is made for
 
 
 def tasks_at_once(most: int, num_support: int) -> int:
     """How many tasks to adapt to together: `most`, and fewer of large support sets, whose matrices grow as the square.
 
-    >>> tasks_at_once(250, 5), tasks_at_once(250, 300), tasks_at_once(250, 5000)
-    (250, 11, 1)
+    >>> tasks_at_once(250, 0), tasks_at_once(250, 5), tasks_at_once(250, 300), tasks_at_once(250, 5000)
+    (250, 250, 11, 1)
     """
-    return max(1, min(most, most * _LARGEST_SUPPORT**2 // num_support**2))
+    return max(1, min(most, most * LARGEST_SUPPORT**2 // max(1, num_support) ** 2))
 
 
 class KnownPoints(NamedTuple):
@@ -55,11 +54,11 @@ class ServedLearner:
     @torch.no_grad()
     def adapt_tasks(self, support: Support, mode: Int[Tensor, "T"], noise: Tensor | None) -> AdaptedTasks:
         """See `ModeConditionalBayesianMAML.adapt_tasks`."""
-        if self._heads is None or support.x.shape[1] > _LARGEST_SUPPORT:
+        if self._heads is None or support.x.shape[1] > LARGEST_SUPPORT:
             return self.learner.adapt_tasks(support, mode, noise)
         log_evidence, posterior = self._heads.adapt(support)
-        log_joint = self._heads.log_gate + log_evidence
-        weighed = log_joint.log_softmax(-1), log_evidence, log_joint.logsumexp(-1)
+        log_gate = self._heads.log_gate.expand_as(log_evidence)
+        weighed = ModeAxis(self.learner.modes).weigh(log_gate, log_evidence.mT)
         return AdaptedTasks(self._heads.generated, posterior, *weighed)
 
     @torch.no_grad()
@@ -79,7 +78,7 @@ class _ExactHeads:
         return (
             isinstance(learner.inference, Conjugate)
             and isinstance(learner.likelihood, Gaussian)
-            and isinstance(learner.model.module, MLP)
+            and is_plain_mlp(learner.model.module)
             and learner.model.module.head.out_features == 1
             and learner.modes.has_shared_codes
             and not learner.modes.needs_embedding
@@ -103,7 +102,8 @@ class _ExactHeads:
         self._layers = [(values[f"layers.{n}.weight"].mT, values[f"layers.{n}.bias"][..., None, :]) for n in numbers]
 
     def adapt(self, support: Support) -> tuple[Float[Tensor, "T K"], KnownPoints]:
-        """Log evidences under every mode, and what predictions need."""
+        """Log evidences under every mode, and what predictions need; raises ValueError for several targets a point."""
+        check_num_outputs(1, support.y.shape[-1])
         features = torch.where(support.mask[..., None], self._features(support.x), 0)
         num_modes = len(features)
         y = torch.where(support.mask, support.y[..., 0], 0).expand(num_modes, -1, -1)
@@ -116,7 +116,8 @@ class _ExactHeads:
         known: KnownPoints = adapted.posterior
         _, mean, variance = self._answer(known, torch.cat([known.features, self._features(x)], dim=2))
         log_scale = 0.5 * (variance.clamp(min=0) + self._noise_variance[:, None, None]).log()
-        components = (leaf.transpose(0, 1)[..., None] for leaf in (mean, log_scale))
+        absent = adapted.log_responsibilities.isneginf()
+        components = (without(leaf.transpose(0, 1)[..., None], absent) for leaf in (mean, log_scale))
         return GaussianMixture(adapted.log_responsibilities.double(), *components)
 
     def _answer(self, known: KnownPoints, features: Float[Tensor, "K T N H"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -71,21 +71,28 @@ class SearchTracking:
         return _with_id(trial, run)
 
     def end(self, trial: Trial) -> Trial:
-        """Close a trial's run by the trial's state, or leave that to `catch_up`; returns as `begin` does."""
+        """Close a trial's run by the trial's state; returns as `begin` does.
+
+        Where the store does not take all of it, that is left to `catch_up`, and the trial comes back without an id.
+        """
         run, tracker = self._run_of(trial, trial.reports)
         if not _is_made(run):
             return trial
         client, run_id = run.open()
+        is_taken = True
         tags = {_STATE: trial.state} | ({"error": trial.error[:5000]} if trial.error else {})
         try:
             for name, value in tags.items():
                 client.set_tag(run_id, name, value)
         except Exception as error:  # as many kinds as there are stores; the trial's own file has them
             _logger.warning("the tags of %s were not recorded: %s", trial.name, first_sentence(error))
+            is_taken = False
         folder = TrialFolder.of(self._found.trials, trial.number).run
         if folder.settings.exists():
             tracker.artifact(folder.settings, "")
-        tracker.close(_STATUS[trial.state])
+        if not (tracker.close(_STATUS[trial.state]) and is_taken):
+            self._may_lack_runs, self._retry_at = True, time.monotonic() + _RETRY_AFTER_S
+            return trial.model_copy(update={"run_id": None})
         del self._open[trial.number]
         return _with_id(trial, run)
 
@@ -110,6 +117,8 @@ class SearchTracking:
             self.catch_up(trials)
             lacking = {trial.name for trial in self._unsettled(trials)}
         for number, (run, tracker) in self._open.items():
+            if trial_name(number) in lacking:
+                continue
             if _is_made(run):
                 tracker.close("KILLED")
             else:
@@ -117,8 +126,8 @@ class SearchTracking:
         self.parent.close(status)
         if lacking:
             _logger.warning(
-                "%s: no tracked run, since the store did not answer. Figures are in %s; once it answers, "
-                "mcb tune --resume --out %s adds the runs",
+                "%s: no tracked run, or not all of it, since the store did not answer. Figures are in %s; "
+                "once it answers, mcb tune --resume --out %s adds what is missing",
                 ", ".join(sorted(lacking)),
                 self._found.trials,
                 shlex.quote(str(self._found.folder)),
@@ -131,21 +140,21 @@ class SearchTracking:
     def _run_of(self, trial: Trial, told: Sequence[Report]) -> _TrialRun:
         """The trial's run; a new one is given what the trial `told` before anybody listened."""
         if trial.number not in self._open:
-            run = LateRun(lambda: self._make(trial))
+            settings = self._plan.settings_of(trial.point)
+            folder = TrialFolder.of(self._found.trials, trial.number).run.path
+            tags = run_tags(settings, folder) | nested_in(self.parent.run_id) | {_TRIAL: trial.name, _STATE: "running"}
+            params = flatten(settings.model_dump(mode="json"))
+            run = LateRun(lambda: self._make(trial, params, tags))
             tracker = MlflowTracker(run, trial.name)
             for report in told if trial.run_id is None else ():
                 tracker.metrics(report_metrics(report), report.num_steps)
             self._open[trial.number] = _TrialRun(run, tracker)
         return self._open[trial.number]
 
-    def _make(self, trial: Trial) -> OpenRun:
+    def _make(self, trial: Trial, params: Mapping[str, object], tags: Mapping[str, str]) -> OpenRun:
         """A trial's run; raises as many kinds of errors as there are stores, for a while without asking them again."""
         if time.monotonic() < self._retry_at:
             raise TrackingError("the tracking store did not answer just now")
-        settings = self._plan.settings_of(trial.point)
-        folder = TrialFolder.of(self._found.trials, trial.number).run.path
-        tags = run_tags(settings, folder) | nested_in(self.parent.run_id) | {_TRIAL: trial.name, _STATE: "running"}
-        params = flatten(settings.model_dump(mode="json"))
         try:
             opened = open_run(self._uri, trial.name, params, tags, trial.run_id or self._orphan(trial))
         except Exception as error:

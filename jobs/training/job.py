@@ -70,8 +70,8 @@ def _require_own_checkpoints(options: TrainOptions, overrides: Overrides, locati
         return
     if RunFolder(options.out.absolute()).checkpoints != location:
         raise UsageError(
-            f"{options.config} keeps checkpoints at {location}, where another run than that of --out {options.out} has "
-            f"its own: begin anew with --train.checkpoint-dir none, or take that run over with "
+            f"{options.config} keeps checkpoints at {location}, and some are there that are not those of --out "
+            f"{options.out}: begin anew with --train.checkpoint-dir none, or go on from those with "
             f"--train.checkpoint-dir {location}"
         )
 

@@ -23,7 +23,7 @@ from mcb.networks.generated_layer import generated_layer
 from mcb.networks.mlp import MLP
 from mcb.types import Support
 
-_LARGEST_SUPPORT = 64  # points
+LARGEST_SUPPORT = 64  # points; larger matrices are not what the compiled head is made for
 
 
 class ConjugatePosterior(NamedTuple):
@@ -53,7 +53,9 @@ class Conjugate:
     needs_noise: bool = False
 
     def check(self, network: BaseNetwork, likelihood: Likelihood) -> None:
-        """Raises `ValueError` for another likelihood, or where more or less than a linear head is adapted."""
+        """Raises `ValueError` for another likelihood or `gram_dtype`, or where not exactly a linear head is adapted."""
+        if self.gram_dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"gram_dtype={self.gram_dtype} must be torch.float32 or torch.float64")
         if not isinstance(likelihood, Gaussian):
             raise ValueError(
                 f"the conjugate inference needs a Gaussian likelihood, not {type(likelihood).__name__}: "
@@ -116,7 +118,7 @@ class Conjugate:
         That is made for many small problems: large support sets, whose matrices would not fit a cache, take two steps.
         A last layer of features that the mode has generated becomes part of the operation (`mcb.inference.mode_heads`).
         """
-        if support.x.shape[0] > _LARGEST_SUPPORT:
+        if support.x.shape[0] > LARGEST_SUPPORT:
             return adapt_then_predict(self, problem, support, noise, x)
         priors, noise_variance = head_prior(problem, support), _noise_variance(problem)
         network, points = problem.network, torch.cat([support.x, x])

@@ -71,7 +71,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims: tuple[int | None, ...], *inputs: Any):
-        axes = _Axes.of([_one(value, axis) for value, axis in zip(inputs, in_dims, strict=True)])
+        axes = _Axes.of(inputs, in_dims)
         over_modes, over_tasks = (any(axis is not None for axis in in_dims[group]) for group in (_MODE, _TASK))
         if over_tasks and not (over_modes or axes.tasks):
             group, place = _TASK, int(axes.modes)
@@ -111,7 +111,7 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims: tuple[int | None, ...], *inputs: Any):
         """A derivative for each of what is mapped over, not their sum."""
-        axes = _Axes.of([_one(value, axis) for value, axis in zip(inputs, in_dims, strict=True)])
+        axes = _Axes.of(inputs, in_dims)
 
         def gradients(*one: Any) -> tuple[Tensor, ...]:
             differentiable, mask = one[: _TASK.stop - 1], one[_TASK.stop - 1]
@@ -128,8 +128,12 @@ class _Axes(NamedTuple):
     tasks: bool
 
     @classmethod
-    def of(cls, inputs: Sequence[Any]) -> "_Axes":
-        return cls(inputs[_MODE.start].ndim == 2, inputs[_TASK.start].ndim == 3)
+    def of(cls, inputs: Sequence[Any], in_dims: Sequence[int | None] | None = None) -> "_Axes":
+        """Of inputs with one more axis where `in_dims` names the place of one that is being mapped over."""
+        mean, hidden = (
+            inputs[i].ndim - (in_dims is not None and in_dims[i] is not None) for i in (_MODE.start, _TASK.start)
+        )
+        return cls(mean == 2, hidden == 3)
 
     def added(self, inputs: Sequence[Any]) -> tuple[Any, list[Tensor]]:
         """What is of a mode and what is of a task, with the axes."""
@@ -174,11 +178,6 @@ def _one_after_the_other(
     features = GeneratedLayer(weight, bias, combine, num_rectified).features(hidden)
     prior = HeadPrior(mean, scale, bias_mean, bias_variance)
     return linear_head.answer(prior, features, y, mask, noise_variance, gram_dtype)
-
-
-def _one(value: Any, axis: int | None) -> Any:
-    """Of what is mapped over, one: only its number of axes counts."""
-    return value if axis is None else value.select(axis, 0)
 
 
 def _cpu() -> Any:

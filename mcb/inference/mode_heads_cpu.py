@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from mcb.inference import mode_heads_kernels as kernels
 from mcb.inference.lanes import LANES
 
-_CACHED = 3 * 2**18  # bytes of features at a time: they and what is made of them fit a core's own cache
+_CACHED = 3 * 2**18  # bytes of features at a time, but at least those of one mode for all tasks: what a cache holds
 
 
 class ModeHeads(NamedTuple):
@@ -116,7 +116,7 @@ class _Layers:
         count, num_modes = len(self.values), len(self.weight)
         for first in range(0, num_modes, max(1, count)):
             modes, values = slice(first, first + count), self.values[: num_modes - first]
-            sums, layers = values.view(-1, self._inputs.shape[1]), self._layers[modes].flatten(0, 1)
+            sums, layers = values.flatten(0, 1).flatten(1), self._layers[modes].flatten(0, 1)
             if sums.dtype == layers.dtype:
                 torch.mm(layers, self._inputs, out=sums)
             else:
@@ -163,7 +163,7 @@ class _LayerGradients:
         (smooth, rectified), (to_smooth, to_rectified) = map(layers.by_activation, (values, to_values))
         torch.ops.aten.tanh_backward.grad_input(to_smooth, smooth, grad_input=to_smooth)
         torch.ops.aten.threshold_backward.grad_input(to_rectified, rectified, 0, grad_input=to_rectified)
-        to_sums = to_values.view(-1, len(self._points)).to(self._points)
+        to_sums = to_values.flatten(0, 1).flatten(1).to(self._points)
         torch.mm(to_sums, self._points, out=self.of_weight[modes].flatten(0, 1))
         torch.sum(to_sums, 1, out=self.of_bias[modes].view(-1))
         self._of_hidden.addmm_(layers.weight[modes].flatten(0, 1).mT, to_sums)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mcb.networks.functional import BaseNetwork, unflatten
-from mcb.networks.mlp import ACTIVATIONS, MLP
+from mcb.networks.mlp import ACTIVATIONS, is_plain_mlp
 
 
 class GeneratedLayer(NamedTuple):
@@ -31,12 +31,12 @@ class GeneratedLayer(NamedTuple):
 
 
 def generated_layer(network: BaseNetwork, conditional: Float[Tensor, "C"]) -> GeneratedLayer | None:
-    """That of an MLP of which `conditional` is this layer, all of it and no more, with such an activation; else None.
+    """That of a plain MLP with such an activation, of which `conditional` is this layer and no more; else None.
 
     What lies below it is then `network.module.hidden(x)`, the same for all modes.
     """
     mlp = network.module
-    if not isinstance(mlp, MLP) or mlp.activation not in (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]):
+    if not is_plain_mlp(mlp) or mlp.activation not in (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]):
         return None
     weight, bias = (f"layers.{len(mlp.layers) - 1}.{leaf}" for leaf in ("weight", "bias"))
     if set(network.conditional_shapes) != {weight, bias} | ({"combine.weight"} if mlp.bottleneck else set()):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -86,3 +87,12 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N O"]:
         """Predictions of `N` points."""
         return self.head(self.features(x))
+
+
+def is_plain_mlp(module: nn.Module) -> TypeGuard["MLP"]:
+    """Whether calling the module does no more than `MLP` says, so that its layers may be computed without a call.
+
+    No subclass, whose methods may do something else, and nothing that hooks may see or change.
+    """
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    return type(module) is MLP and not hooked

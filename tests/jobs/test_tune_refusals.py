@@ -106,7 +106,7 @@ def test_a_search_is_resumed_as_it_was_set(workplace: Path):
     found = find_search(TuneOptions(name="known", resume=True, num_trials=9), None, {})
     assert (found.search.num_trials, found.search.settings.recipe, found.resume) == (9, "two-modes", True)
     assert found.search.settings.train.num_steps == base.train.num_steps // 10
-    assert found.search.settings.train.checkpoint_every == 120
+    assert found.search.settings.train.checkpoint_every == base.train.num_steps // 20
     newest = find_search(TuneOptions("two-modes", resume=True), base, {})
     assert newest.folder == found.folder
     with pytest.raises(Exception, match=r"space is modes there, not codebook"):

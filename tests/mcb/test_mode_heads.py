@@ -78,7 +78,7 @@ def assert_same_values_and_gradients(results, expected, leaves, **tolerances) ->
 
 
 @pytest.mark.parametrize("num_combined", [0, 3, 7])
-@pytest.mark.parametrize("num_tasks", [1, LANES, 2 * LANES + 3])
+@pytest.mark.parametrize("num_tasks", [0, 1, LANES, 2 * LANES + 3])
 def test_values_and_gradients_are_those_of_layer_and_head(num_tasks, num_combined, monkeypatch):
     monkeypatch.setattr(mode_heads_cpu, "_CACHED", 2 * H * (S + Q) * LANES * 8)  # so that modes come in several parts
     leaves = [leaf.requires_grad_() for leaf in (*of_modes(5, num_combined), *of_tasks(num_tasks))]

@@ -130,3 +130,11 @@ def test_components_far_below_the_rounding_of_the_level_are_not_looked_at(looks:
 def test_no_tasks_or_no_query_points_have_no_quantiles(shape: tuple[int, ...]):
     empty = GaussianMixture(torch.zeros(shape[:2]).log_softmax(-1), torch.zeros(shape), torch.zeros(shape))
     assert empty.quantile(0.5).shape == (shape[0], *shape[2:])
+
+
+def test_one_component_in_double_precision_has_its_quantile_to_that_precision():
+    zero = torch.zeros(1, dtype=torch.float64)
+    normal = GaussianMixture(zero, zero.view(1, 1, 1), zero.view(1, 1, 1))
+    for level in (1e-46, 0.025, 0.5, 0.9):
+        expected = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
+        torch.testing.assert_close(normal.quantile(level)[0, 0], expected, rtol=1e-13, atol=1e-13)

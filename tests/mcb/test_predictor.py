@@ -75,6 +75,10 @@ def test_a_prediction_is_the_learners_own(modes, inference, kind):
     )
 
 
+def twice(layer: torch.nn.Module, given: object, result: torch.Tensor) -> torch.Tensor:
+    return 2 * result
+
+
 class Doubled(MLP):
     """A network with features of its own."""
 
@@ -88,7 +92,7 @@ def test_a_network_that_does_more_than_an_mlp_is_asked_itself(hooked):
     torch.manual_seed(0)
     mlp = MLP(2, 1, (4, 3)) if hooked else Doubled(2, 1, (4, 3))
     if hooked:
-        mlp.layers[1].register_forward_hook(lambda layer, given, result: 2 * result)
+        mlp.layers[1].register_forward_hook(twice)
     model = BaseNetwork(mlp, "head", r"^layers\.1\.")
     hypernetwork = PriorHypernetwork(3, model, num_offsets=1)
     learner = ModeConditionalBayesianMAML(None, hypernetwork, model, modes=Codebook(2, 3), inference=Conjugate())

@@ -34,6 +34,7 @@ def test_a_rank_killed_by_sigkill_every_step_is_seen_once_and_the_end_is_the_ser
     assert (result.num_steps, result.num_tasks) == (expected.num_steps, expected.num_tasks)
 
 
+@pytest.mark.slow
 def test_a_state_is_refreshed_as_under_the_server_over_a_stop_and_a_resume_there(ray_cluster: None, tmp_path: Path):
     records: list[StepRecord] = []
     run, whole = (replace(refreshed_plan(tmp_path / name), num_shards=2) for name in ("run", "whole"))

@@ -71,6 +71,7 @@ def test_slices_and_groups_have_the_same_bits(
     assert bits(run_meta_training(change(refreshed_plan(tmp_path, num_workers=2)), ignore, never)) == expected
 
 
+@pytest.mark.slow
 def test_groups_with_slices_and_bfloat16_on_the_wire_have_the_bits_of_the_same_run_in_one_process(
     ray_cluster: None, tmp_path: Path
 ):

@@ -185,18 +185,6 @@ def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, object
         client.log_batch(run_id, params=entries[start : start + _LARGEST_PARAMS])
 
 
-def open_tracker(
-    uri: str,
-    run_name: str,
-    params: Mapping[str, object],
-    tags: Mapping[str, str],
-    run_id: str | None = None,
-    same_tag: str | None = None,
-) -> MlflowTracker:
-    """The writer of the run that `open_run` makes or continues; raises what that raises."""
-    return MlflowTracker(*open_run(uri, run_name, params, tags, run_id, same_tag))
-
-
 def system_metrics() -> dict[str, float]:
     """Load of the machine and memory of the run's largest process, under MLflow's own names where it has one."""
     memory = psutil.virtual_memory()

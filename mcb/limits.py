@@ -31,7 +31,7 @@ REFERENCES = {
     "five-modes": RegressionFamilies.five_modes(),
 }
 REFERENCE_FOLDER = Path(__file__).parent / "reference"
-NUM_REFERENCE_TASKS = {"two-modes": 4000, "three-modes": 4000, "five-modes": 20_000}  # a few decide the last's MSE
+NUM_REFERENCE_TASKS = {"two-modes": 4000, "three-modes": 4000, "five-modes": 20_000}  # whose MSE rests on few
 
 _LATTICE = {1: (512,), 2: (160, 160)}  # midpoints along each of one or two nonlinear parameters
 _VALUES_PER_CHUNK = 2**20  # tasks x lattice points x points of a task held at once: some tens of megabytes

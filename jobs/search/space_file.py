@@ -158,7 +158,7 @@ def _require_fit(owners: Sequence[Leaf], value: object) -> None:
     for leaf in owners:
         try:
             words = value.split(",") if leaf.is_sequence and isinstance(value, str) else value
-            TypeAdapter(cast(type, Annotated[leaf.type, leaf.field])).validate_python(words)  # pyright: ignore
+            TypeAdapter(cast(type, Annotated[leaf.type, leaf.field])).validate_python(words)
             return
         except ValidationError:
             continue

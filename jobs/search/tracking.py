@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.secrets import without_password
-from cluster.tracking import MlflowTracker, OpenRun, Status, open_run, open_tracker
+from cluster.tracking import MlflowTracker, OpenRun, Status, open_run
 from cluster.tracking_late import LateRun
 from cluster.tracking_store import TrackingError, experiment_id, first_sentence, open_store
 from jobs.runs.folder import write_json
@@ -46,7 +46,8 @@ class SearchTracking:
         if known is None and found.resume:
             known = self._orphaned_parent()
         tags = run_tags(found.search.settings, found.folder) | {"kind": _SEARCH}
-        self.parent = open_tracker(self._uri, found.search.name, flatten(found.search.shown), tags, known)
+        parent = open_run(self._uri, found.search.name, flatten(found.search.shown), tags, known)
+        self.parent = MlflowTracker(*parent)
         write_json(found.identity_file, {"run_id": self.parent.run_id, "tracking_uri": store})
         self._open: dict[int, _TrialRun] = {}
         self._may_lack_runs = found.resume

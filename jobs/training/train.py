@@ -17,7 +17,7 @@ from cluster.lock import Held, locked
 from cluster.metric_export import MetricExport
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
 from cluster.secrets import without_password
-from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_tracker
+from cluster.tracking import MlflowTracker, Status, Tracker, Untracked, open_run
 from cluster.tracking_store import TrackingError
 from cluster.training import run_meta_training
 from jobs.arguments import TrainOptions
@@ -136,7 +136,8 @@ def _open(job: Job, optional: bool, parent_run_id: str | None) -> tuple[Tracker,
     name = _run_name(job)
     tags = run_tags(job.settings, job.folder.path) | nested_in(parent_run_id) | {_CHECKPOINTS: job.checkpoints}
     try:
-        tracker = open_tracker(job.tracking_uri, name, params, tags, known, _CHECKPOINTS if job.resume else None)
+        same_tag = _CHECKPOINTS if job.resume else None
+        tracker = MlflowTracker(*open_run(job.tracking_uri, name, params, tags, known, same_tag))
     except TrackingError as error:
         if not optional:
             raise

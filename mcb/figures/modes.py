@@ -39,11 +39,13 @@ def responsibilities_by_mode(
     if not (mode >= 0).any():
         raise ValueError("mode=-1 for every task: responsibilities by mode need tasks of known mode")
     num_modes = len(mode_names)
-    by_mode = torch.stack([responsibilities[mode == one].mean(0) for one in range(num_modes)]).detach().nan_to_num()
+    modes = torch.arange(num_modes)
+    is_of_mode = (mode[:, None] == modes).to(responsibilities)
+    by_mode = (is_of_mode.mT @ responsibilities / is_of_mode.sum(0)[:, None]).detach().nan_to_num()
     owner = by_mode.argmax(0)
     order = sorted(range(by_mode.shape[1]), key=lambda code: (int(owner[code]), -float(by_mode[owner[code], code])))
     used = [code for code in order if by_mode[:, code].mean() >= _LEAST_USE]
-    merged = torch.stack([by_mode[:, owner == one].sum(1) for one in range(num_modes)], dim=1)
+    merged = by_mode @ (owner[:, None] == modes).to(by_mode)
 
     share_width = max(1.3, 0.36 * num_modes)
     figure = new_figure(PAGE_WIDTH, 1.1 + 0.24 * num_modes)

@@ -160,24 +160,10 @@ class _Axes(NamedTuple):
         return function(*inputs)
 
 
-def _one_after_the_other(
-    mean,
-    scale,
-    bias_mean,
-    bias_variance,
-    noise_variance,
-    weight,
-    bias,
-    combine,
-    hidden,
-    y,
-    mask,
-    num_rectified,
-    gram_dtype,
-) -> HeadAnswer:
+def _one_after_the_other(*inputs: Any) -> HeadAnswer:
+    *prior, noise_variance, weight, bias, combine, hidden, y, mask, num_rectified, gram_dtype = inputs
     features = GeneratedLayer(weight, bias, combine, num_rectified).features(hidden)
-    prior = HeadPrior(mean, scale, bias_mean, bias_variance)
-    return linear_head.answer(prior, features, y, mask, noise_variance, gram_dtype)
+    return linear_head.answer(HeadPrior(*prior), features, y, mask, noise_variance, gram_dtype)
 
 
 def _cpu() -> Any:

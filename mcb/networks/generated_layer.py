@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mcb.networks.functional import BaseNetwork, unflatten
-from mcb.networks.mlp import ACTIVATIONS, is_plain_mlp
+from mcb.networks.mlp import ACTIVATIONS, is_plain_mlp, smooth_and_rectified
 
 
 class GeneratedLayer(NamedTuple):
@@ -25,8 +25,7 @@ class GeneratedLayer(NamedTuple):
     def features(self, hidden: Float[Tensor, "*N I"]) -> Float[Tensor, "*N F"]:
         """What the layer makes of hidden values; `F` is `R`, or `H` where `R` is 0."""
         sums = linear(hidden, self.weight, self.bias)
-        smooth, rectified = sums.tensor_split((sums.shape[-1] - self.num_rectified,), dim=-1)
-        values = torch.cat([smooth.tanh(), rectified.relu()], dim=-1)
+        values = smooth_and_rectified(sums, torch.tanh, self.num_rectified)
         return linear(values, self.combine) if len(self.combine) else values
 
 
@@ -39,7 +38,7 @@ def generated_layer(network: BaseNetwork, conditional: Float[Tensor, "C"]) -> Ge
     if not is_plain_mlp(mlp) or mlp.activation not in (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]):
         return None
     weight, bias = (f"layers.{len(mlp.layers) - 1}.{leaf}" for leaf in ("weight", "bias"))
-    if set(network.conditional_shapes) != {weight, bias} | ({"combine.weight"} if mlp.bottleneck else set()):
+    if set(network.conditional_shapes) != {weight, bias} | (set() if mlp.combine is None else {"combine.weight"}):
         return None
     values = unflatten(conditional, network.conditional_shapes)
     combine = values.get("combine.weight", conditional.new_zeros(0, len(values[bias])))

@@ -59,7 +59,6 @@ class MLP(nn.Module):
         self.head = nn.Linear(bottleneck or sizes[-1], y_size)
         self.activation = ACTIVATIONS[activation]
         self.num_rectified = num_rectified
-        self.bottleneck = bottleneck
         if self.combine is not None:
             nn.init.normal_(self.combine.weight, std=sizes[-1] ** -0.5)
         for layer in layers:
@@ -79,17 +78,24 @@ class MLP(nn.Module):
 
     def activate_features(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
         """What becomes of the last layer's sums."""
-        if not self.num_rectified:
-            return self.activation(x)
-        smooth, rectified = x.tensor_split((-self.num_rectified,), dim=-1)
-        return torch.cat([self.activation(smooth), torch.relu(rectified)], dim=-1)
+        return smooth_and_rectified(x, self.activation, self.num_rectified)
 
     def forward(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N O"]:
         """Predictions of `N` points."""
         return self.head(self.features(x))
 
 
-def is_plain_mlp(module: nn.Module) -> TypeGuard["MLP"]:
+def smooth_and_rectified(
+    sums: Float[Tensor, "*N H"], activation: Callable[[Tensor], Tensor], num_rectified: int
+) -> Float[Tensor, "*N H"]:
+    """The activation of each sum, but for the last `num_rectified` of the `H`, which are rectified."""
+    if not num_rectified:
+        return activation(sums)
+    smooth, rectified = sums.tensor_split((-num_rectified,), dim=-1)
+    return torch.cat([activation(smooth), torch.relu(rectified)], dim=-1)
+
+
+def is_plain_mlp(module: nn.Module) -> TypeGuard[MLP]:
     """Whether calling the module does no more than `MLP` says, so that its layers may be computed without a call.
 
     No subclass, whose methods may do something else, and nothing that hooks may see or change.

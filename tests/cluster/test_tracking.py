@@ -5,7 +5,7 @@ import pytest
 from mlflow.entities import Experiment
 from mlflow.tracking import MlflowClient
 
-from cluster.tracking import MlflowTracker, Untracked, open_tracker, system_metrics
+from cluster.tracking import MlflowTracker, Untracked, open_run, system_metrics
 from cluster.tracking_store import EXPERIMENT, TrackingError, absolute_uri, experiment_id, open_store
 
 
@@ -135,21 +135,21 @@ def test_a_new_store_is_made_with_its_artefacts_beside_it_and_a_run_is_continued
     monkeypatch.chdir(tmp_path)
     uri = absolute_uri("sqlite:///runs/mlflow.db")
     assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    first = open_tracker(uri, "name", {f"p{i}": i for i in range(120)}, {"recipe": "x"})
+    first = MlflowTracker(*open_run(uri, "name", {f"p{i}": i for i in range(120)}, {"recipe": "x"}))
     first.metrics({"a": 1.0}, 1)
     first.artifact(_written(tmp_path / "note.txt"), "notes")
     first.close("KILLED")
     client = open_store(uri)
     assert client.get_experiment(experiment_id(client, uri)).name == EXPERIMENT
     assert (tmp_path / "runs" / "artifacts" / first.run_id / "artifacts" / "notes" / "note.txt").exists()
-    second = open_tracker(uri, "name", {"p0": "changed"}, {}, run_id=first.run_id)
+    second = MlflowTracker(*open_run(uri, "name", {"p0": "changed"}, {}, run_id=first.run_id))
     assert second.run_id == first.run_id
     assert client.get_run(first.run_id).info.status == "RUNNING"
     second.close("FINISHED")
     run = client.get_run(first.run_id)
     assert (run.info.status, run.data.metrics["a"], run.data.tags["recipe"]) == ("FINISHED", 1.0, "x")
     assert run.data.params == {f"p{i}": str(i) for i in range(120)}
-    third = open_tracker(uri, "name", {}, {}, run_id="0" * 32)
+    third = MlflowTracker(*open_run(uri, "name", {}, {}, run_id="0" * 32))
     assert third.run_id != first.run_id
 
 

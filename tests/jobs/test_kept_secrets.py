@@ -80,7 +80,7 @@ def test_a_search_hands_no_key_of_the_drivers_to_the_command_lines_of_its_trials
     from ray import tune
     from ray.tune.execution.class_cache import _ActorClassCache
 
-    import jobs.search.ray_tune  # noqa: F401
+    import jobs.search.ray_tune  # noqa: F401 - what it does to Ray Tune when imported is what is tested
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
     actor = _ActorClassCache().get(tune.Trainable)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tiny_runs import TINY
 
 from cluster.checkpoint import Checkpoint, save
-from cluster.tracking import open_tracker
+from cluster.tracking import MlflowTracker, open_run
 from jobs.building.objects import build_plan
 from jobs.runs.folder import RunFolder, default_tracking_uri, write_json
 from jobs.settings.file import to_yaml
@@ -22,7 +22,7 @@ def untrained(folder: Path, recipe_name: str = "two-modes", **tasks: str) -> Pat
     shapes, optimizer = plan.parameter_shapes, plan.optimizer.name
     start = Checkpoint(1, plan.parameters, shapes, optimizer, {}, plan.settings_yaml, task_form=plan.task_form)
     path = Path(save(start, folder / "checkpoints", keep=1))
-    tracker = open_tracker(default_tracking_uri(), "run", {}, {})
+    tracker = MlflowTracker(*open_run(default_tracking_uri(), "run", {}, {}))
     tracker.artifact(path, "checkpoint")
     tracker.close("FINISHED")
     RunFolder(folder).settings.write_text(to_yaml(settings))

@@ -112,25 +112,34 @@ def with_ranks(
     return replace(plan, group=replace(plan.group, build_share=build, timeout_s=timeout_s))
 
 
-def double_gradient(inference: str, sharing: Sharing = UNSHARED) -> torch.Tensor:
-    """The gradient of the mean loss of ten tasks as one rank sees it, flat, in float64."""
-    learner = make_learner(inference).double()
+def double_gradient(inference: str, sharing: Sharing = UNSHARED, device: str = "cpu") -> torch.Tensor:
+    """The gradient of the mean loss of ten tasks as one rank sees it, flat, in float64, computed on a device."""
+    learner = make_learner(inference).double().to(device)
     learner.share_out(sharing)
     indices = torch.arange(10)
-    losses = learner.losses(DoubleSource().sample(1, indices), learner.noise(2, indices))
+    tasks = DoubleSource().sample(1, indices)
+    tasks = type(tasks)(*(leaf.to(device) for leaf in tasks))
+    losses = learner.losses(tasks, learner.noise(2, indices.to(device)))
     losses.loss.mean().backward()
-    return torch.cat([p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in learner.parameters()])
+    pieces = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in learner.parameters()]
+    return torch.cat(pieces).cpu()
 
 
-def in_a_process(rank: int, ports: dict[int, int]) -> dict[tuple[str, int], np.ndarray]:
-    """As one rank of every group that it belongs to, one after the other: gradients by inference and size of group."""
+def in_a_process(
+    rank: int, ports: dict[int, int], device: str = "cpu", nccl: bool = False
+) -> dict[tuple[str, int], np.ndarray]:
+    """As one rank of every group that it belongs to, one after the other: gradients by inference and size of group.
+
+    `device` may hold a place for the rank: `cuda:{rank}`.
+    """
     torch.set_num_threads(1)
     found = {}
     for num_ranks, port in ports.items():
         if rank < num_ranks:
-            with process_group(rank, num_ranks, connect(port, 60.0), 60.0, nccl=False) as group:
+            with process_group(rank, num_ranks, connect(port, 60.0), 60.0, nccl) as group:
                 for inference in INFERENCES:
-                    found[inference, num_ranks] = double_gradient(inference, group.sharing).numpy()
+                    gradient = double_gradient(inference, group.sharing, device.format(rank=rank))
+                    found[inference, num_ranks] = gradient.numpy()
     return found
 
 

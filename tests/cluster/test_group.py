@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bystanders import ignore, never
 from group_learner import (
     INFERENCES,
@@ -31,6 +32,12 @@ from cluster.shards import plan
 from cluster.training import run_meta_training
 
 
+def needs_gpus(num: int) -> pytest.MarkDecorator:
+    """Skips where torch finds fewer."""
+    there_are = torch.cuda.device_count()
+    return pytest.mark.skipif(there_are < num, reason=f"needs {num} GPUs, torch finds {there_are}")
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
     """Three processes, which take long to start."""
@@ -38,13 +45,25 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def test_groups_of_processes_have_the_meta_gradient_of_one_in_float64(pool: ProcessPoolExecutor):
-    stores = {num_ranks: listen(60.0) for num_ranks in (1, 2, 3)}
+@pytest.mark.parametrize(
+    ("device", "nccl", "largest"),
+    [
+        pytest.param("cpu", False, 3, id="gloo"),
+        pytest.param("cuda:0", False, 3, id="gloo, one GPU", marks=needs_gpus(1)),
+        pytest.param("cuda:{rank}", True, 1, id="nccl, one GPU", marks=needs_gpus(1)),
+        pytest.param("cuda:{rank}", True, 3, id="nccl, a GPU each", marks=needs_gpus(3)),
+    ],
+)
+def test_groups_of_processes_have_the_meta_gradient_of_one_in_float64(
+    pool: ProcessPoolExecutor, device: str, nccl: bool, largest: int
+):
+    sizes = range(1, largest + 1)
+    stores = {num_ranks: listen(60.0) for num_ranks in sizes}
     ports = {num_ranks: store.port for num_ranks, store in stores.items()}
-    found = list(pool.map(partial(in_a_process, ports=ports), range(3)))
+    found = list(pool.map(partial(in_a_process, ports=ports, device=device, nccl=nccl), range(largest)))
     for inference in INFERENCES:
         expected = double_gradient(inference).numpy()
-        for num_ranks in (1, 2, 3):
+        for num_ranks in sizes:
             ranks = [gradients[inference, num_ranks] for gradients in found[:num_ranks]]
             assert np.linalg.norm(sum(ranks) / num_ranks - expected) <= 1e-9 * np.linalg.norm(expected)
 

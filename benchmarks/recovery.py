@@ -3,6 +3,7 @@
 import logging
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +24,16 @@ class Scenario(NamedTuple):
     victim: str
     num_workers: int
     num_slices: int
+    num_ranks: int = 1
 
 
-SCENARIOS = (Scenario("Worker", 1, 1), Scenario("Worker", 2, 1), Scenario("Server", 2, 1), Scenario("Slice", 2, 2))
+SCENARIOS = (
+    Scenario("Worker", 1, 1),
+    Scenario("Worker", 2, 1),
+    Scenario("Rank", 1, 1, 2),
+    Scenario("Server", 2, 1),
+    Scenario("Slice", 2, 2),
+)
 
 
 class Noticed(logging.Handler):
@@ -40,21 +48,40 @@ class Noticed(logging.Handler):
         self.at = self.at or time.monotonic()
 
 
-def recovery(settings: Settings, scenario: Scenario) -> dict[str, str | int | float | None]:
-    """Kill once; seconds until it was noticed, and until two more meta-steps were done, less two usual ones.
+class Successor(threading.Thread):
+    """When another process of the victim's class was there."""
 
-    The first of the two may have been nearly done when the kill came, the second was not yet begun.
+    def __init__(self, class_name: str) -> None:
+        super().__init__(daemon=True)
+        self._class_name, self._before = class_name, {process.pid for process in processes(class_name)}
+        self.at: float | None = None
+
+    def run(self) -> None:
+        """Look every 20 ms."""
+        while not {process.pid for process in processes(self._class_name)} - self._before:
+            time.sleep(0.02)
+        self.at = time.monotonic()
+
+
+def recovery(settings: Settings, scenario: Scenario) -> dict[str, str | int | float | None]:
+    """Kill once; seconds until it was noticed, from then until another process was there, and of standing still.
+
+    The run stood still for as long as two more meta-steps took, less two usual ones: the first of the two may have been
+    nearly done when the kill came, the second was not yet begun.
     """
     at: dict[int, float] = {}
     killed_at: list[float] = []
+    successors: list[Successor] = []
     noticed = Noticed()
     logger = logging.getLogger("cluster.supervisor")
 
     def on_step(record: StepRecord) -> None:
         at[record.version] = time.monotonic()
         if record.version == KILL_AT:
+            successors.append(Successor(scenario.victim))
             killed_at.append(time.monotonic())
             processes(scenario.victim)[-1].kill()
+            successors[0].start()
 
     logger.addHandler(noticed)
     try:
@@ -67,7 +94,8 @@ def recovery(settings: Settings, scenario: Scenario) -> dict[str, str | int | fl
     return {
         **scenario._asdict(),
         "step_ms": round(1e3 * usual_s, 1),
-        "noticed_s": None if noticed.at is None else round(noticed.at - killed_at[0], 3),
+        "noticed_s": _between(killed_at[0], noticed.at),
+        "replaced_s": _between(noticed.at, successors[0].at),
         "stood_still_s": round(at[KILL_AT + 2] - killed_at[0] - 2 * usual_s, 3),
     }
 
@@ -85,8 +113,16 @@ def processes(class_name: str) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.create_time())
 
 
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else round(end - start, 3)
+
+
 def _placed(settings: Settings, scenario: Scenario) -> Settings:
-    machines = {"num_workers": scenario.num_workers, "num_slices": scenario.num_slices}
+    machines = {
+        "num_workers": scenario.num_workers,
+        "num_slices": scenario.num_slices,
+        "ranks_per_worker": scenario.num_ranks,
+    }
     cluster = settings.cluster.model_copy(update=machines)
     train = settings.train.model_copy(update={"num_steps": 10 * KILL_AT, "num_shards": 4, "checkpoint_every": 5})
     optimizer = settings.optimizer.model_copy(update={"name": "adam"})  # one that slices can share out

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from point import measured_of
 
-from cluster.cost_fit import relative_errors
+from cluster.cost_fit import held_out_errors, relative_errors
 from cluster.cost_model import Costs, Job, Load, Machines, advice, busy, exchange_s, saturation, step_s
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "scaling.md"
@@ -63,7 +63,8 @@ def efficiency(rows: Sequence[dict], costs: Costs, here: Machines) -> str:
 
 def capacity(rows: Sequence[dict], costs: Costs, cores: int) -> str:
     """Every point, its prediction, and the errors' summary."""
-    errors = relative_errors(costs, [measured_of(row) for row in rows], cores)
+    points = [measured_of(row) for row in rows]
+    errors = relative_errors(costs, points, cores)
     lines = [
         (
             f"{row['clients']}",
@@ -80,12 +81,19 @@ def capacity(rows: Sequence[dict], costs: Costs, cores: int) -> str:
         for row, error in zip(rows, errors, strict=True)
     ]
     names = ("clients", "MB", "slices", "pushes/s", "MB/s", "p50, ms", "p99, ms", "meta-step, ms", "predicted", "error")
-    sizes = [abs(error) for error in errors]
-    summary = (
-        f"Absolute error: median {100 * statistics.median(sizes):.0f} %, largest {100 * max(sizes):.0f} %, "
-        f"{sum(size <= 0.25 for size in sizes)} of {len(sizes)} within 25 %."
-    )
+    summary = f"Absolute error: {spread(errors)}."
+    if len(points) > 1:
+        summary += f" Each point predicted by a fit to the others: {spread(held_out_errors(points, cores))}."
     return f"{table(names, lines)}\n\n{summary}"
+
+
+def spread(errors: Sequence[float]) -> str:
+    """How large errors are, in words."""
+    sizes = [abs(error) for error in errors]
+    return (
+        f"median {100 * statistics.median(sizes):.0f} %, largest {100 * max(sizes):.0f} %, "
+        f"{sum(size <= 0.25 for size in sizes)} of {len(sizes)} within 25 %"
+    )
 
 
 def prices(costs: Costs) -> str:
@@ -132,22 +140,33 @@ def saturations(costs: Costs) -> str:
 
 def recovery(rows: Sequence[dict]) -> str:
     """Medians over the kills of each kind."""
-    kinds = dict.fromkeys((row["victim"], row["num_workers"], row["num_slices"]) for row in rows)
     lines = []
-    for kind in kinds:
-        mine = [row for row in rows if (row["victim"], row["num_workers"], row["num_slices"]) == kind]
-        noticed = [row["noticed_s"] for row in mine if row["noticed_s"] is not None]
+    for kind in dict.fromkeys(_kind(row) for row in rows):
+        mine = [row for row in rows if _kind(row) == kind]
         still = [row["stood_still_s"] for row in mine]
         lines.append(
             (
-                f"{kind[0].lower()} of {kind[1]} workers, {kind[2]} slices",
+                kind,
                 f"{len(mine)}",
-                f"{statistics.median(noticed):.2f} s" if noticed else "not noticed",
+                _median([row["noticed_s"] for row in mine]),
+                _median([row["replaced_s"] for row in mine]),
                 f"{statistics.median(still):.2f} s",
                 f"{max(still):.2f} s",
             )
         )
-    return table(("killed", "kills", "noticed after", "stood still, median", "longest"), lines)
+    return table(("killed", "kills", "noticed after", "then replaced after", "stood still, median", "longest"), lines)
+
+
+def _kind(row: dict) -> str:
+    machines = f"{row['num_workers']} workers, {row['num_slices']} slices"
+    ranks = f" of {row['num_ranks']} ranks each" if row["num_ranks"] > 1 else ""
+    return f"{row['victim'].lower()} of {machines}{ranks}"
+
+
+def _median(seconds: Sequence[float | None]) -> str:
+    """Over those that were seen."""
+    seen = [one for one in seconds if one is not None]
+    return f"{statistics.median(seen):.2f} s" if seen else "not seen"
 
 
 def table(names: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

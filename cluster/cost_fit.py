@@ -51,6 +51,15 @@ def relative_errors(costs: Costs, points: Sequence[Measured], shared_cores: int)
     return [exchange_s(costs, point.load, here) / point.step_s - 1 for point in points]
 
 
+def held_out_errors(points: Sequence[Measured], shared_cores: int) -> list[float]:
+    """`relative_errors` of each point under the fit to all other points; raises what `fit` raises."""
+    errors = []
+    for index, point in enumerate(points):
+        others = [*points[:index], *points[index + 1 :]]
+        errors += relative_errors(fit(others, shared_cores), [point], shared_cores)
+    return errors
+
+
 def _intake_prices(
     direct: Sequence[Measured], shared: Sequence[Measured]
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:

@@ -4,10 +4,10 @@ A meta-step of W workers is W pushes of a gradient of g bytes and W pulls of par
 (or, with S > 1 slices, each slice and the server) is busy for a time that grows with W, and nothing can be faster than
 the busiest part (Denning & Buzen 1978, "The operational analysis of queueing network models", section 4):
 
-$$T = \frac{B}{W}\,t + \ell + s\,\max(\text{server}, \text{slice}, \text{network}, \text{cores}) + \text{worker},$$
+$$T = C + \ell + s\,\max(\text{server}, \text{slice}, \text{network}, \text{cores}) + \text{worker},$$
 
-B tasks of t seconds each, latency $\ell$, and a stretch $s \ge 1$ for what bounds leave out. `cluster.cost_fit` finds
-the constants from measurements.
+computation $C$ (`Job`), latency $\ell$, and a stretch $s \ge 1$ for what bounds leave out. `cluster.cost_fit` finds the
+constants from measurements.
 """
 
 import math
@@ -63,7 +63,8 @@ class Load(NamedTuple):
 class Machines(NamedTuple):
     """What runs where: everything on one machine of `shared_cores`, or (None) every part on cores of its own.
 
-    `bytes_per_s` is the network bandwidth in and out of the machine of a server or slice; slices are on different ones.
+    `bytes_per_s` is the network bandwidth in and out of every machine: each worker, the server and each slice are on
+    different ones.
     """
 
     shared_cores: int | None = None
@@ -71,7 +72,7 @@ class Machines(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """For how many seconds of a meta-step's exchange each part is busy."""
+    """For how many seconds of a meta-step's exchange each part is busy; `network` is the busiest machine's link."""
 
     server: float
     slice: float
@@ -107,7 +108,8 @@ def busy(costs: Costs, load: Load, machines: Machines) -> Busy:
     server, one_slice = (controlling, taking) if is_sliced else (taking, 0.0)
     worker_byte = costs.worker_direct_byte if load.part_bytes <= DIRECT_BYTES else costs.worker_shared_byte
     worker = load.messages * costs.worker_call + worker_byte * load.num_bytes
-    network = load.num_workers * load.part_bytes / machines.bytes_per_s
+    most_bytes = max(load.num_workers * load.part_bytes, load.num_bytes)  # of a server or slice, of a worker
+    network = 2 * most_bytes / machines.bytes_per_s  # parameters go out only when all gradients have come in
     total = server + load.num_slices * one_slice + load.num_workers * worker
     if machines.shared_cores is None:
         return Busy(server, one_slice, network, 0.0, worker)
@@ -121,14 +123,23 @@ def exchange_s(costs: Costs, load: Load, machines: Machines) -> float:
 
 
 class Job(NamedTuple):
-    """The computation of a meta-step: `meta_batch` tasks of `task_s` seconds each."""
+    """The computation of a meta-step: `meta_batch` tasks of `task_s` seconds each, in `num_shards`.
+
+    None shards: as many as there are workers, whatever their number.
+    """
 
     meta_batch: int
     task_s: float
+    num_shards: int | None = None
+
+    def keeps_busy(self, num_workers: int) -> int:
+        """How many of the workers have something to compute."""
+        return num_workers if self.num_shards is None else min(num_workers, self.num_shards)
 
     def compute_s(self, num_workers: int) -> float:
-        """Seconds until the worker with the most tasks has computed them."""
-        return math.ceil(self.meta_batch / num_workers) * self.task_s
+        """Seconds until the worker with the most shards has computed them."""
+        num_shards = self.num_shards or num_workers
+        return math.ceil(num_shards / num_workers) * math.ceil(self.meta_batch / num_shards) * self.task_s
 
 
 def step_s(costs: Costs, job: Job, load: Load, machines: Machines) -> float:
@@ -149,7 +160,7 @@ def advice(costs: Costs, job: Job, load: Load, machines: Machines) -> str:
     """The setting to change first where a meta-step is to be faster."""
     parts = busy(costs, load, machines)
     if job.compute_s(load.num_workers) >= exchange_s(costs, load, machines):
-        return "cluster.num_workers"
+        return "cluster.num_workers" if job.keeps_busy(load.num_workers + 1) > load.num_workers else "train.num_shards"
     match parts.bottleneck:
         case "network":
             return "cluster.num_slices, on more machines; then the wire types"

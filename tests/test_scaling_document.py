@@ -23,7 +23,7 @@ def result() -> dict:
     alone = {**placed, "placement": "in process", "workers": 0, "step_ms": 100.0}
     point = {"meta_steps": 9, "pushes_per_s": 100.0, "megabytes_per_s": 20.0, "p50_ms": 70.0, "p99_ms": 90.0}
     spent = {"server_cpu_ms": 4.0, "slice_cpu_ms": 0.0, "worker_cpu_ms": 1.0}
-    kill = {"victim": "Worker", "num_workers": 2, "num_slices": 1, "step_ms": 30.0}
+    kill = {"victim": "Worker", "num_workers": 2, "num_slices": 1, "num_ranks": 1, "step_ms": 30.0}
     return {
         "cores": 2,
         "costs": asdict(COSTS),
@@ -33,8 +33,8 @@ def result() -> dict:
         ],
         "capacity": [{"clients": 8, "megabytes": 0.1, "slices": 1, "step_ms": 80.0, **point, **spent}],
         "recovery": [
-            {**kill, "noticed_s": 0.25, "stood_still_s": 1.0},
-            {**kill, "noticed_s": None, "stood_still_s": 3.0},
+            {**kill, "noticed_s": 0.25, "replaced_s": 0.5, "stood_still_s": 1.0},
+            {**kill, "noticed_s": None, "replaced_s": None, "stood_still_s": 3.0},
         ],
     }
 
@@ -57,7 +57,7 @@ def test_predictions_stand_beside_measurements_with_their_errors(scaling):
     error = f"{100 * (predicted_ms / 80 - 1):+.0f} %"
     assert f"| 8 | 0.1 | 1 | 100 | 20 | 70.0 | 90.0 | 80.0 | {predicted_ms:.1f} | {error} |" in tables["capacity"]
     assert "| r, in process | 100.0 | 90.0 | 1.00 | 1.10 | 100.0 | +0 % |" in tables["efficiency"]
-    assert "| worker of 2 workers, 1 slices | 2 | 0.25 s | 2.00 s | 3.00 s |" in tables["recovery"]
+    assert "| worker of 2 workers, 1 slices | 2 | 0.25 s | 0.50 s | 2.00 s | 3.00 s |" in tables["recovery"]
 
 
 def test_a_document_without_the_marks_is_refused(scaling):

@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from cluster.cost_fit import Measured, fit, relative_errors
+from cluster.cost_fit import Measured, fit, held_out_errors, relative_errors
 from cluster.cost_model import Costs, Job, Load, Machines, advice, busy, exchange_s, saturation, step_s
 
 COSTS = Costs(
@@ -50,6 +50,14 @@ def test_an_error_is_predicted_over_measured_minus_one():
     np.testing.assert_allclose(relative_errors(COSTS, slow, 2), -0.5, rtol=1e-9)
 
 
+def test_a_held_out_point_takes_no_part_in_the_fit_that_predicts_it():
+    np.testing.assert_allclose(held_out_errors(POINTS, 2), 0, atol=1e-6)
+    odd = [POINTS[0]._replace(step_s=3 * POINTS[0].step_s), *POINTS[1:]]
+    held_out = held_out_errors(odd, 2)
+    assert held_out[0] == pytest.approx(-2 / 3)
+    assert max(abs(error) for error in held_out[1:]) > 1e-3
+
+
 @pytest.mark.parametrize("lacking", ["small", "large", "sliced", "whole"])
 def test_a_fit_without_the_points_that_it_needs_is_refused(lacking: str):
     kept = {
@@ -62,9 +70,10 @@ def test_a_fit_without_the_points_that_it_needs_is_refused(lacking: str):
         fit(kept[lacking], shared_cores=2)
 
 
-def test_with_free_processors_the_network_of_the_busiest_slice_is_what_is_left():
+def test_with_free_processors_the_busiest_link_is_what_is_left_one_way_after_the_other():
     load = Load(num_workers=100, num_bytes=4e7, num_slices=4)
-    assert exchange_s(NOTHING, load, CLUSTER) == pytest.approx(100 * 1e7 / 1.25e9)
+    assert exchange_s(NOTHING, load, CLUSTER) == pytest.approx(2 * 100 * 1e7 / 1.25e9)
+    assert exchange_s(NOTHING, load._replace(num_workers=2), CLUSTER) == pytest.approx(2 * 4e7 / 1.25e9)  # a worker's
     assert busy(NOTHING, load, CLUSTER).bottleneck == "network"
 
 
@@ -87,6 +96,14 @@ def test_a_meta_step_without_exchange_is_the_longest_workers_computation():
     job = Job(meta_batch=10, task_s=0.5)
     times = [step_s(NOTHING, job, Load(workers, 0.0), CLUSTER) for workers in (1, 3, 10)]
     assert times == [5.0, 2.0, 0.5]
+
+
+def test_workers_beyond_the_shards_compute_nothing_and_the_advice_is_more_shards():
+    job = Job(meta_batch=10, task_s=0.5, num_shards=4)
+    assert [job.compute_s(workers) for workers in (1, 2, 3, 4, 9)] == [6.0, 3.0, 3.0, 1.5, 1.5]
+    assert [job.keeps_busy(workers) for workers in (3, 9)] == [3, 4]
+    assert advice(NOTHING, job, Load(3, 1e5), CLUSTER) == "cluster.num_workers"
+    assert advice(NOTHING, job, Load(4, 1e5), CLUSTER) == "train.num_shards"
 
 
 def test_saturation_is_the_root_of_computation_over_exchange():

@@ -87,7 +87,7 @@ def recovery(settings: Settings, scenario: Scenario) -> dict[str, str | int | fl
     try:
         with tempfile.TemporaryDirectory() as folder:
             plan = build_plan(_placed(settings, scenario), Path(folder), "", resume=False)
-            run_meta_training(plan, on_step, lambda: KILL_AT + 2 in at)
+            run_meta_training(plan, on_step, lambda: KILL_AT + 2 in at and successors[0].at is not None)
     finally:
         logger.removeHandler(noticed)
     usual_s = statistics.median(at[version + 1] - at[version] for version in range(3, KILL_AT))

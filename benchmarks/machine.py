@@ -27,11 +27,21 @@ def machine() -> dict[str, str | int | float]:
 
 def write(name: str, result: dict) -> Path:
     """A dated JSON file `results/NAME-DATE.json` with the machine's description; returns its path."""
-    date = datetime.date.today().isoformat()
+    path = _path_of_today(name)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{date}.json"
-    path.write_text(json.dumps({"date": date, "machine": machine(), **result}, indent=1) + "\n")
+    head = {"date": datetime.date.today().isoformat(), "machine": machine()}
+    path.write_text(json.dumps(head | result | head, indent=1) + "\n")
     return path
+
+
+def of_today(name: str) -> dict:
+    """What was written today, nothing if nothing was."""
+    path = _path_of_today(name)
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _path_of_today(name: str) -> Path:
+    return RESULTS / f"{name}-{datetime.date.today().isoformat()}.json"
 
 
 def _processor() -> str:

@@ -1,8 +1,9 @@
 """The runtime under load: what Ray costs, what the server can take, how long a kill holds a run up.
 
 `python benchmarks/runtime.py` measures all three and writes `benchmarks/results/runtime-DATE.json`, with the cost model
-fitted to the figures; `--parts capacity` measures one, `--quick` only shows that it works. `benchmarks/scaling.py` then
-makes the tables of docs/scaling.md. Times hold for an otherwise idle machine: `load_average` says whether it was.
+fitted to the figures; `--parts capacity` measures one and keeps what the day's file has of the others, `--quick` only
+shows that it works. `benchmarks/scaling.py` then makes the tables of docs/scaling.md. Times hold for an otherwise idle
+machine: `load_average` says whether it was.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from capacity import measure
 from efficiency import compute_bound, efficiency
-from machine import machine, write
+from machine import machine, of_today, write
 from point import measured_of
 from recovery import SCENARIOS, recovery
 from rich.console import Console
@@ -63,7 +64,7 @@ def main() -> None:
             result["recovery"] = [recovery(settings, scenario) for scenario in SCENARIOS for _ in range(rounds)]
             show(result["recovery"])
     if not arguments.quick:
-        print(f"written to {write('runtime', result)}")
+        print(f"written to {write('runtime', {**of_today('runtime'), **result})}")
 
 
 def loads(is_quick: bool) -> list[Load]:

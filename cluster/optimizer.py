@@ -18,6 +18,7 @@ from cluster.threads import threads
 
 _NOT_FLAT = {"LBFGS", "Muon", "SparseAdam"}  # want a closure, matrices or sparse gradients
 _NOT_ELEMENTWISE = ("adafactor", "soap")  # the one moves by the root mean square over all, the other by matrices
+_NOT_OPTIONS = ("lr", "foreach", "fused", "capturable", "differentiable")  # the plan's, and how torch computes
 _LARGEST_SIDE = 256  # of a matrix that SOAP keeps an eigenbasis for; a larger one would cost more than the gradient
 
 
@@ -65,14 +66,13 @@ def require_optimizer(plan: OptimizerPlan, num_slices: int) -> None:
             f"optimizer {plan.name!r} moves each parameter by what it knows of all: num_slices={num_slices} must be 1, "
             "or choose --optimizer.name adam"
         )
-    known = {
-        name: parameter
+    settable = sorted(
+        name
         for name, parameter in inspect.signature(kind).parameters.items()
-        if name == "betas" or not isinstance(parameter.default, tuple)  # Adafactor's eps is two numbers
-    }
+        if name == "betas" or (name not in _NOT_OPTIONS and isinstance(parameter.default, bool | int | float | None))
+    )
     for name in plan.options:
-        if name not in known:
-            settable = sorted({"weight_decay", "momentum", "betas", "eps"} & set(known))
+        if name not in settable:
             raise UserError(f"optimizer {plan.name!r} has no option {name}: it has {', '.join(settable) or 'none'}")
     try:
         _make(plan, [torch.nn.Parameter(torch.zeros(1))])

@@ -6,6 +6,8 @@ from typing import Literal
 
 from cluster.errors import UserError, require_at_least
 
+Option = bool | int | float
+
 
 @dataclass(frozen=True)
 class OptimizerPlan:
@@ -15,7 +17,8 @@ class OptimizerPlan:
     a `TrainingPlan` fills them in.
     The learning rate rises linearly over the first `warmup` meta-steps and then is constant or falls by a half cosine
     to 0 at `num_steps`. `clip_norm` bounds the global norm of the meta-gradient. `max_refused_steps` non-finite
-    meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default.
+    meta-gradients are tolerated in a run. Of the optimiser's own options, those that are None keep torch's default;
+    `further` names others of them with their values.
     `average_decay` asks for an exponential average of the parameters, which evaluation uses.
     """
 
@@ -29,6 +32,7 @@ class OptimizerPlan:
     momentum: float | None = None
     betas: tuple[float, float] | None = None
     epsilon: float | None = None
+    further: tuple[tuple[str, Option], ...] = ()
     average_decay: float | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
 
@@ -47,13 +51,13 @@ class OptimizerPlan:
     @property
     def options(self) -> dict[str, object]:
         """What was chosen of the optimiser's own options, by torch's names."""
-        chosen = {
+        chosen: dict[str, object] = {
             "weight_decay": self.weight_decay,
             "momentum": self.momentum,
             "betas": self.betas,
             "eps": self.epsilon,
         }
-        return {name: value for name, value in chosen.items() if value is not None}
+        return {name: value for name, value in chosen.items() if value is not None} | dict(self.further)
 
     def learning_rate_at(self, version: int, num_steps: int) -> float:
         r"""Learning rate of the step that ends `version`, a pure function, so that a resumed run needs no history.

@@ -1,10 +1,13 @@
 """From the settings of the runtime to the plans of the optimiser, the server and the groups."""
 
 from collections.abc import Callable
+from contextlib import suppress
+
+import yaml
 
 from cluster.aggregation import AggregationPlan
 from cluster.group_plan import GroupPlan
-from cluster.optimizer_plan import OptimizerPlan
+from cluster.optimizer_plan import OptimizerPlan, Option
 from cluster.policies import SYNCHRONOUS, Asynchronous, Stale
 from cluster.shards import ComputesMetaGradient
 from jobs.errors import UsageError
@@ -14,7 +17,7 @@ from mcb.sharing import Sharing
 
 
 def optimizer_plan(optimizer: r.Optimizer) -> OptimizerPlan:
-    """The meta-update; raises `UsageError` for one beta alone."""
+    """The meta-update; raises `UsageError` for one beta alone and for options that are no numbers."""
     return OptimizerPlan(
         name=optimizer.name,
         learning_rate=optimizer.learning_rate,
@@ -26,6 +29,7 @@ def optimizer_plan(optimizer: r.Optimizer) -> OptimizerPlan:
         momentum=optimizer.momentum,
         betas=_betas(optimizer.betas),
         epsilon=optimizer.epsilon,
+        further=tuple(_option(word) for word in optimizer.options),
         average_decay=optimizer.average_decay,
     )
 
@@ -57,6 +61,17 @@ def group_plan(
             f"ranks share out its particles, here {num_particles}, or its modes, here {num_modes}"
         )
     return GroupPlan(cluster.ranks_per_worker, build_share, cluster.rank_timeout_s)
+
+
+def _option(word: str) -> tuple[str, Option]:
+    name, _, value = word.partition("=")
+    with suppress(yaml.YAMLError, ValueError):
+        match yaml.safe_load(value):
+            case bool() | int() | float() as number if name.strip():
+                return name.strip(), number
+            case str() as text if name.strip():  # 1e-3 is text to YAML
+                return name.strip(), float(text)
+    raise UsageError(f"optimizer.options={word!r} must be NAME=VALUE with a number, true or false, as in nesterov=true")
 
 
 def _betas(betas: tuple[float, ...]) -> tuple[float, float] | None:

@@ -25,6 +25,7 @@ class Optimizer(Section):
     momentum: Annotated[float | None, Field(ge=0, le=1, description="None: as torch has it")] = None
     betas: Annotated[tuple[Beta, ...], Field(max_length=2, description="both or none: as torch has them")] = ()
     epsilon: Annotated[float | None, Field(gt=0, le=1e3, description="None: as torch has it")] = None
+    options: Annotated[tuple[str, ...], Field(description="further ones of its own: nesterov=true,dampening=0.1")] = ()
     average_decay: Annotated[
         float | None, Field(gt=0, lt=1, description="of an average of the parameters for evaluation; None: no average")
     ] = None

@@ -142,10 +142,11 @@ def test_values_out_of_range_are_refused(field: str, value: float):
 
 
 def test_options_reach_torch_and_the_others_keep_its_defaults():
-    plan = OptimizerPlan("adamw", 0.05, "constant", weight_decay=0.3, betas=(0.5, 0.6), epsilon=1e-4)
+    further = (("amsgrad", True),)
+    plan = OptimizerPlan("adamw", 0.05, "constant", weight_decay=0.3, betas=(0.5, 0.6), epsilon=1e-4, further=further)
     mine = steps(FlatOptimizer(plan, 10, START), range(3))
     parameter = torch.nn.Parameter(torch.tensor(START))
-    theirs = torch.optim.AdamW([parameter], lr=0.05, weight_decay=0.3, betas=(0.5, 0.6), eps=1e-4)
+    theirs = torch.optim.AdamW([parameter], lr=0.05, weight_decay=0.3, betas=(0.5, 0.6), eps=1e-4, amsgrad=True)
     for version in range(3):
         parameter.grad = torch.tensor(gradient(version))
         theirs.step()
@@ -156,10 +157,16 @@ def test_options_reach_torch_and_the_others_keep_its_defaults():
 @pytest.mark.parametrize(
     ("plan", "num_slices", "message"),
     [
-        (OptimizerPlan("sgd", betas=(0.9, 0.99)), 1, "'sgd' has no option betas: it has momentum, weight_decay"),
-        (OptimizerPlan("adam", momentum=0.9), 1, "'adam' has no option momentum: it has betas, eps, weight_decay"),
+        (
+            OptimizerPlan("sgd", betas=(0.9, 0.99)),
+            1,
+            "'sgd' has no option betas: it has dampening, .*, nesterov",
+        ),
+        (OptimizerPlan("adam", momentum=0.9), 1, "'adam' has no option momentum: it has amsgrad, betas, "),
+        (OptimizerPlan("adam", further=(("lr", 0.1),)), 1, "'adam' has no option lr"),
+        (OptimizerPlan("sgd", further=(("nesterov", True),)), 1, "'sgd' refuses its options: Nesterov"),
         (OptimizerPlan("adam", betas=(0.9, 1.5)), 1, "'adam' refuses its options: Invalid beta"),
-        (OptimizerPlan("adafactor", epsilon=1e-6), 1, "'adafactor' has no option eps: it has weight_decay"),
+        (OptimizerPlan("adafactor", epsilon=1e-6), 1, "'adafactor' has no option eps: it has .*weight_decay"),
         (OptimizerPlan("soap", betas=(0.9, 1.5)), 1, "'soap' refuses its options"),
         (OptimizerPlan("Adafactor"), 2, "num_slices=2 must be 1, or choose --optimizer.name adam"),
         (OptimizerPlan("SOAP"), 2, "num_slices=2 must be 1"),

@@ -75,6 +75,9 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
         ("--optimizer.name=adm", "adm"),
         ("--optimizer.momentum=0.5", "'soap' has no option momentum"),
         ("--optimizer.betas=0.9", "must be two numbers"),
+        ("--optimizer.options=normalize_gradient", "'normalize_gradient' must be NAME=VALUE with a number"),
+        ("--optimizer.options=shampoo_beta=high", "'shampoo_beta=high' must be NAME=VALUE with a number"),
+        ("--optimizer.options=nesterov=true", "'soap' has no option nesterov: it has .*precondition_frequency"),
         ("--cluster.num-slices=1000", "num_slices=1000 must be 1"),
         ("--train.num-shards=11", "num_shards=11 must lie in 1..meta_batch=10"),
     ],
@@ -82,6 +85,14 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
 def test_parts_that_do_not_fit_are_refused_before_anything_starts(words, message, tmp_path):
     with pytest.raises((UserError, ValueError), match=message):
         build_plan(tiny("five-modes", words), tmp_path, "", resume=False)
+
+
+def test_further_options_of_an_optimizer_reach_its_plan(tmp_path):
+    words = (
+        "--optimizer.name=sgd --optimizer.betas= --optimizer.momentum=0.9 --optimizer.options=nesterov=true,dampening=0"
+    )
+    plan = build_plan(tiny("five-modes", *words.split()), tmp_path, "", resume=False)
+    assert plan.optimizer.options == {"momentum": 0.9, "nesterov": True, "dampening": 0}
 
 
 def test_what_the_server_is_told_reaches_its_plan(tmp_path):

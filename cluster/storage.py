@@ -1,4 +1,4 @@
-"""Where checkpoints lie: a folder of this machine or any fsspec URL, behind four operations."""
+"""Where checkpoints lie: a folder of this machine or any fsspec URL, behind a few operations."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ _LOCAL = ("file", "local")
 
 
 class Storage(Protocol):
-    """A flat folder of files. All four raise OSError."""
+    """A flat folder of files. All that touches them raises OSError."""
 
     def place(self, name: str) -> str:
         """The path or URL of a file."""
@@ -33,6 +33,10 @@ class Storage(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """A file, whole or not at all: under a temporary name first."""
+        ...
+
+    def move(self, name: str, to: str) -> None:
+        """Another name for a file, in place of what has it now."""
         ...
 
     def remove(self, name: str) -> None:
@@ -126,6 +130,11 @@ class LocalFolder:
             temporary.unlink(missing_ok=True)
         _sync(self._path)
 
+    def move(self, name: str, to: str) -> None:
+        """Rename, and flush the folder."""
+        os.replace(self._path / name, self._path / to)
+        _sync(self._path)
+
     def remove(self, name: str) -> None:
         """Away with a file."""
         (self._path / name).unlink(missing_ok=True)
@@ -171,6 +180,13 @@ class RemoteFolder:
         except Exception as error:
             with suppress(Exception):
                 self._fs.rm_file(temporary)
+            raise OSError(str(error)) from error
+
+    def move(self, name: str, to: str) -> None:
+        """Rename, which object stores do by a copy."""
+        try:
+            self._fs.mv(f"{self._root}/{name}", f"{self._root}/{to}")
+        except Exception as error:
             raise OSError(str(error)) from error
 
     def remove(self, name: str) -> None:

@@ -12,6 +12,7 @@ from cluster.interruption import interruption
 from cluster.local import train_locally
 from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+from cluster.storage import sweep
 
 
 def run_meta_training(
@@ -59,6 +60,7 @@ def params_sha256(parameters: np.ndarray) -> str:
 
 def _starting_point(plan: TrainingPlan) -> Checkpoint:
     """The checkpoint that the run starts from; a new run writes its initial parameters as one, so a bad disk shows."""
+    sweep(plan.checkpoint_dir)
     if plan.resume:
         start = take_up(plan.checkpoint_dir)
         require_fit(start, plan.parameter_shapes, plan.optimizer.name)

@@ -21,7 +21,7 @@ import torch
 
 from cluster.errors import CheckpointError
 from cluster.ledger import OpenShards
-from cluster.refresh import Pending, RefreshPlan
+from cluster.refresh import Pending
 from cluster.storage import open_storage, split
 
 FORMAT_VERSION = 1
@@ -150,15 +150,17 @@ def _decode_pending(entry: Mapping[str, Any] | None) -> Pending | None:
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, keep: int) -> str:
-    """Write the checkpoint into `folder`, a path or URL, and remove all but the newest `keep`; returns where it lies.
+    """Write the checkpoint into `folder`, a path or URL, and remove older ones but for `keep` with it; where it lies.
 
     The bytes go to a temporary name, reach the disk, and only then take the final name, so a crash or a full disk
-    leaves every earlier checkpoint as it was. Raises `CheckpointError` if the file cannot be written.
+    leaves every earlier checkpoint as it was. Those above its own version, of a future that the run has left, stay and
+    do not count. Raises `CheckpointError` if the file cannot be written.
     """
-    storage, name = open_storage(folder), f"checkpoint-{checkpoint.version:08d}.mcb"
+    storage, name = open_storage(folder), _name(checkpoint.version)
     try:
         storage.write(name, encode(checkpoint))
-        for old in _newest_first(storage.names())[keep:]:
+        up_to_it = [found for found in _newest_first(storage.names()) if _rank(found) <= _rank(name)]
+        for old in up_to_it[keep:]:
             storage.remove(old)
     except OSError as error:
         raise CheckpointError(
@@ -167,6 +169,11 @@ def save(checkpoint: Checkpoint, folder: str | Path, keep: int) -> str:
             "then resume"
         ) from error
     return storage.place(name)
+
+
+def place(folder: str | Path, version: int) -> str:
+    """Where `save` puts the checkpoint of so many meta-steps."""
+    return open_storage(folder).place(_name(version))
 
 
 def load(file: str | Path) -> Checkpoint:
@@ -193,59 +200,51 @@ def load_newest(folder: str | Path) -> Checkpoint:
 
     Raises `CheckpointError` if the folder holds none, or none that is intact.
     """
-    found = paths(folder)
+    return _newest_intact(folder)[0]
+
+
+def take_up(folder: str | Path) -> Checkpoint:
+    """`load_newest` for a run that goes on from it, under the folder's lock.
+
+    Those passed over are renamed to `*.unreadable`, so that none is among the newest, or among those kept, again.
+    """
+    newest, passed_over = _newest_intact(folder)
+    storage = open_storage(folder)
+    for name in passed_over:
+        aside = f"{name}.unreadable"
+        try:
+            storage.move(name, aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{storage.place(name)} cannot be set aside ({error.strerror or error}): move it away, then resume"
+            ) from error
+        _logger.warning("%s is set aside as %s", storage.place(name), aside)
+    return newest
+
+
+def _newest_intact(folder: str | Path) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint that can be read, and the names of those above it."""
+    found, passed_over = paths(folder), []
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}: name a run's checkpoint folder")
     for path in found:
         try:
-            return load(path)
+            return load(path), passed_over
         except CheckpointError as error:
             _logger.warning("%s; the checkpoint before it is tried", error)
+            passed_over.append(split(path)[1])
     raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} is intact: start the run anew")
 
 
-def require_fit(checkpoint: Checkpoint, parameter_shapes: Mapping[str, tuple[int, ...]], optimizer: str) -> None:
-    """Raise `CheckpointError` naming the first difference if a run with these parameters cannot continue from it."""
-    mine, its = dict(parameter_shapes), dict(checkpoint.parameter_shapes)
-    for name in [*mine, *its]:
-        if mine.get(name) != its.get(name):
-            raise CheckpointError(
-                f"the checkpoint of meta-step {checkpoint.version} is of another learner: {name} has shape "
-                f"{its.get(name, 'none')} there and {mine.get(name, 'none')} in this run: give the settings it was "
-                "made with, or another folder"
-            )
-    if list(mine) != list(its):
-        raise CheckpointError(f"the checkpoint of meta-step {checkpoint.version} orders its parameters differently")
-    if checkpoint.optimizer != optimizer:
-        raise CheckpointError(
-            f"the checkpoint of meta-step {checkpoint.version} was made with optimizer={checkpoint.optimizer}, "
-            f"not {optimizer}: give the settings it was made with"
-        )
+def _name(version: int) -> str:
+    return f"checkpoint-{version:08d}.mcb"
 
 
-def require_state_fit(checkpoint: Checkpoint, state: np.ndarray | None) -> None:
-    """Raise `CheckpointError` if the learner's state is not like `state`, or if it has one and `state` is None."""
-    its, mine = (0 if vector is None else len(vector) for vector in (checkpoint.mode_state, state))
-    if its != mine:
-        raise CheckpointError(
-            f"the checkpoint of meta-step {checkpoint.version} is of other modes: their state is {its} numbers there "
-            f"and {mine} in this run: give the settings it was made with, or another folder"
-        )
-
-
-def require_refresh_fit(checkpoint: Checkpoint, plan: RefreshPlan | None) -> None:
-    """Raise `CheckpointError` if a run that refreshes its state so, or that has none, cannot continue from it."""
-    require_state_fit(checkpoint, None if plan is None else plan.state)
-    waits = None if checkpoint.pending is None else checkpoint.pending.version
-    if plan is not None and waits is not None and waits != (due := plan.waiting_at(checkpoint.version)):
-        raise CheckpointError(
-            f"the checkpoint of meta-step {checkpoint.version} holds a refresh for meta-step {waits}, but with "
-            f"refresh_every={plan.every} and refresh_lag={plan.lag} this run has "
-            f"{'none waiting there' if due is None else f'one for meta-step {due}'}: give the settings it was made "
-            "with, or another folder"
-        )
+def _rank(name: str) -> tuple[int, str]:
+    """Orders names by version, also where one has more digits."""
+    return len(name), name
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:
     """The checkpoints among the files of a folder."""
-    return sorted(fnmatch.filter(names, "checkpoint-*.mcb"), key=lambda name: (len(name), name), reverse=True)
+    return sorted(fnmatch.filter(names, "checkpoint-*.mcb"), key=_rank, reverse=True)

@@ -1,9 +1,12 @@
-"""Where checkpoints lie: a folder of this machine or any fsspec URL, behind four operations."""
+"""Where checkpoints lie: a folder of this machine or any fsspec URL, behind a few operations."""
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -14,10 +17,12 @@ import fsspec
 from cluster.errors import CheckpointError
 
 _LOCAL = ("file", "local")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_LEFT_BEHIND_S = 900.0  # of a temporary file: nobody writes to it any more
 
 
 class Storage(Protocol):
-    """A flat folder of files. All four raise OSError."""
+    """A flat folder of files. All that touches them raises OSError."""
 
     def place(self, name: str) -> str:
         """The path or URL of a file."""
@@ -33,6 +38,14 @@ class Storage(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """A file, whole or not at all: under a temporary name first."""
+        ...
+
+    def age_s(self, name: str) -> float:
+        """Seconds since a file was last written to; 0 where the store does not say."""
+        ...
+
+    def move(self, name: str, to: str) -> None:
+        """Another name for a file, in place of what has it now."""
         ...
 
     def remove(self, name: str) -> None:
@@ -97,6 +110,15 @@ def local_copy(location: str | Path) -> Iterator[Path]:
         yield path
 
 
+def sweep(location: str | Path) -> None:
+    """Away with what killed writers left half written, as far as the store lets it; a live writer's file is young."""
+    storage = open_storage(location)
+    with suppress(OSError):
+        for name in filter(_TEMPORARY.fullmatch, storage.names()):
+            if storage.age_s(name) > _LEFT_BEHIND_S:
+                storage.remove(name)
+
+
 class LocalFolder:
     """Files that reach the disk before they take their name, which lasts through a power cut."""
 
@@ -116,14 +138,26 @@ class LocalFolder:
         return (self._path / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write, flush, rename, and flush the folder; a failure leaves no rest."""
+        """Write, flush, rename, and flush the folder; a failure leaves no rest.
+
+        Another process may write the same file at once, and one of the two stays.
+        """
         self._path.mkdir(parents=True, exist_ok=True)
-        temporary = self._path / f".{name}.tmp"
+        temporary = self._path / _temporary(name)
         try:
             _write_through(temporary, data)
             os.replace(temporary, self._path / name)
         finally:
             temporary.unlink(missing_ok=True)
+        _sync(self._path)
+
+    def age_s(self, name: str) -> float:
+        """Seconds by this machine's clock."""
+        return time.time() - (self._path / name).stat().st_mtime
+
+    def move(self, name: str, to: str) -> None:
+        """Rename, and flush the folder."""
+        os.replace(self._path / name, self._path / to)
         _sync(self._path)
 
     def remove(self, name: str) -> None:
@@ -145,25 +179,18 @@ class RemoteFolder:
     def names(self) -> list[str]:
         """The files there are now, whatever the driver remembers."""
         self._fs.invalidate_cache()
-        try:
+        with suppress(FileNotFoundError), _os_errors():
             return [path.rpartition("/")[2] for path in self._fs.ls(self._root, detail=False)]
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise OSError(str(error)) from error
+        return []
 
     def read(self, name: str) -> bytes:
         """A whole file."""
-        try:
+        with _os_errors():
             return self._fs.cat_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise OSError(str(error)) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Write and rename; another process may write the same file at once, and one of the two stays."""
-        temporary = f"{self._root}/.{name}.{secrets.token_hex(8)}.tmp"
+        temporary = f"{self._root}/{_temporary(name)}"
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(temporary, data)
@@ -173,14 +200,37 @@ class RemoteFolder:
                 self._fs.rm_file(temporary)
             raise OSError(str(error)) from error
 
+    def age_s(self, name: str) -> float:
+        """Seconds from the store's clock to this machine's; 0 too where it names no time zone."""
+        with _os_errors(), suppress(NotImplementedError, TypeError):
+            return (datetime.now(UTC) - self._fs.modified(f"{self._root}/{name}")).total_seconds()
+        return 0.0
+
+    def move(self, name: str, to: str) -> None:
+        """Rename, which object stores do by a copy."""
+        with _os_errors():
+            self._fs.mv(f"{self._root}/{name}", f"{self._root}/{to}")
+
     def remove(self, name: str) -> None:
         """Away with a file."""
-        try:
+        with suppress(FileNotFoundError), _os_errors():
             self._fs.rm_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            raise OSError(str(error)) from error
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """What is raised in the block, of any kind, is raised as OSError; a missing file as what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
+
+
+def _temporary(name: str) -> str:
+    """A name that no other writer has."""
+    return f".{name}.{secrets.token_hex(8)}.tmp"
 
 
 def _write_through(path: Path, data: bytes) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cluster.checkpoint import Checkpoint, load_newest, paths, require_fit, require_refresh_fit, save
+from cluster.checkpoint import Checkpoint, paths, place, save, take_up
+from cluster.checkpoint_fit import require_fit, require_refresh_fit
 from cluster.errors import CheckpointError, UserError
 from cluster.interruption import interruption
 from cluster.local import train_locally
 from cluster.lock import Held, locked
 from cluster.plan import StepRecord, TrainingPlan, TrainingResult
+from cluster.storage import sweep
 
 
 def run_meta_training(
@@ -58,8 +60,9 @@ def params_sha256(parameters: np.ndarray) -> str:
 
 def _starting_point(plan: TrainingPlan) -> Checkpoint:
     """The checkpoint that the run starts from; a new run writes its initial parameters as one, so a bad disk shows."""
+    sweep(plan.checkpoint_dir)
     if plan.resume:
-        start = load_newest(plan.checkpoint_dir)
+        start = take_up(plan.checkpoint_dir)
         require_fit(start, plan.parameter_shapes, plan.optimizer.name)
         require_refresh_fit(start, plan.refresh)
         if start.open_shards is not None and plan.aggregation.policy.is_ordered:
@@ -97,7 +100,7 @@ def _result(plan: TrainingPlan, last: Checkpoint) -> TrainingResult:
         num_tasks=last.num_tasks,
         train_seconds=last.train_seconds,
         num_refused=last.num_refused,
-        checkpoint=paths(plan.checkpoint_dir)[0],
+        checkpoint=place(plan.checkpoint_dir, last.version),
         interrupted=last.version < plan.num_steps,
         mode_state=last.mode_state,
     )

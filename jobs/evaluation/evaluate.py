@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cluster.checkpoint import Checkpoint, load, require_fit, require_state_fit
+from cluster.checkpoint import Checkpoint, load
+from cluster.checkpoint_fit import require_fit, require_state_fit
 from cluster.errors import UserError
 from cluster.gradient import FlatParameters, parameter_shapes
 from cluster.survey import initial_state, write_state

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.checkpoint import load, paths
+from cluster.checkpoint import load, paths, take_up
 from cluster.lock import locked
 from cluster.metric_export import MetricExport
 from cluster.plan import StepRecord
@@ -59,7 +59,7 @@ def run_trial(
         run = build_plan(settings, folder.checkpoints, to_yaml(settings), resume)
         folder.settings.write_text(to_yaml(settings))
         curve = _Curve()
-        first = max(1, _version(paths(folder.checkpoints)[0])) if resume else 1
+        first = max(1, take_up(folder.checkpoints).version) if resume else 1
         watch = _Watch(folder.checkpoints, first, Validation(settings, plan.num_validation_tasks))
 
         def tell_news(version: int) -> None:

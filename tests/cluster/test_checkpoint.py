@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from cluster import checkpoint as checkpoints
-from cluster.checkpoint import Checkpoint, decode, encode, load, load_newest, paths, require_fit, save
+from cluster.checkpoint import Checkpoint, decode, encode, load, load_newest, paths, place, save, take_up
+from cluster.checkpoint_fit import require_fit
 from cluster.errors import CheckpointError
 from cluster.refresh import Pending
+from cluster.storage import open_storage
 
 SHAPES = {"weight": (4, 3), "bias": (4,)}
 
@@ -106,9 +108,32 @@ def test_a_folder_without_an_intact_checkpoint_is_refused(tmp_path: Path, caplog
 
 
 def test_the_newest_few_are_kept(tmp_path: Path):
-    for version in (99_999_999, 5, 100_000_000, 20):
+    for version in (5, 20, 99_999_999, 100_000_000):
         save(example(version), tmp_path, keep=3)
     assert [load(path).version for path in paths(tmp_path)] == [100_000_000, 99_999_999, 20]
+
+
+def test_those_above_the_one_just_written_are_left_and_do_not_count(tmp_path: Path):
+    for version in (20, 25, 30):
+        save(example(version), tmp_path, keep=3)
+    written = save(example(26), tmp_path, keep=1)
+    assert [load(path).version for path in paths(tmp_path)] == [30, 26]
+    assert written == place(tmp_path, 26) == paths(tmp_path)[1]
+
+
+@pytest.mark.parametrize("at", ["folder", "url"])
+def test_what_a_run_passes_over_is_set_aside_and_counts_no_more(
+    at: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = str(tmp_path) if at == "folder" else f"memory://bucket/{tmp_path.name}"
+    for version in (20, 25, 27):
+        save(example(version), folder, keep=3)
+    open_storage(folder).write("checkpoint-00000027.mcb", b"MCB")
+    assert take_up(folder).version == 25
+    save(example(30), folder, keep=2)
+    assert [load(path).version for path in paths(folder)] == [30, 25]
+    assert open_storage(folder).read("checkpoint-00000027.mcb.unreadable") == b"MCB"
+    assert "checkpoint-00000027.mcb.unreadable" in caplog.text
 
 
 @pytest.mark.parametrize("written_before", [0, 50])

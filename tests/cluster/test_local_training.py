@@ -84,6 +84,17 @@ def test_the_newest_checkpoint_damaged_the_one_before_gives_the_same_end(
     assert newest.name in caplog.text and "damaged" in caplog.text
 
 
+def test_a_run_that_passes_a_damaged_checkpoint_over_names_the_one_it_saved(tmp_path: Path):
+    run_meta_training(training_plan(tmp_path), ignore, never)
+    newest = Path(checkpoints.paths(tmp_path)[0])
+    newest.write_bytes(newest.read_bytes()[:-100])
+    plan = replace(training_plan(tmp_path, resume=True), checkpoint_keep=1)
+    result = run_meta_training(plan, ignore, lambda: True)
+    assert result.interrupted and checkpoints.load(result.checkpoint).version == result.num_steps == 11
+    assert checkpoints.paths(tmp_path) == [result.checkpoint]
+    assert run_meta_training(plan, ignore, never).num_steps == 12
+
+
 def test_a_non_finite_gradient_is_refused_and_counted_and_training_goes_on(tmp_path: Path):
     build = partial(NotFinite, frozenset({2, 6}), index=1)
     records: list[StepRecord] = []

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from bystanders import ignore, never
@@ -56,6 +57,20 @@ def test_stopped_with_two_workers_and_resumed_with_one_the_bits_stay(ray_cluster
     second = run_meta_training(training_plan(tmp_path, num_workers=1, resume=True), records.append, never)
     assert second.params_sha256 == expected
     assert [record.version for record in records] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("strategy", ["server", pytest.param("collective", marks=SLOW)])
+def test_a_run_stopped_below_a_damaged_checkpoint_keeps_and_names_its_own(
+    ray_cluster: None, tmp_path: Path, strategy: Literal["server", "collective"]
+):
+    run_meta_training(training_plan(tmp_path, num_steps=1), ignore, never)
+    (tmp_path / "checkpoint-00000090.mcb").write_bytes(b"MCB")
+    plan = training_plan(tmp_path, num_steps=90, num_workers=1, build=slow_gradient, resume=True)
+    records: list[StepRecord] = []
+    plan = replace(plan, strategy=strategy, checkpoint_keep=1)
+    result = run_meta_training(plan, records.append, lambda: bool(records))
+    assert result.interrupted and checkpoints.load(result.checkpoint).version == result.num_steps < 90
+    assert checkpoints.paths(tmp_path) == [result.checkpoint]
 
 
 def test_too_many_refused_steps_end_the_run(ray_cluster: None, tmp_path: Path):

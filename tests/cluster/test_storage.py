@@ -1,3 +1,5 @@
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fsspec
@@ -9,7 +11,7 @@ from fake_learner import training_plan
 from cluster.checkpoint import load, load_newest, paths
 from cluster.errors import CheckpointError
 from cluster.plan import StepRecord
-from cluster.storage import RemoteFolder, local_copy, open_storage
+from cluster.storage import LocalFolder, RemoteFolder, local_copy, open_storage, split
 from cluster.training import run_meta_training
 
 
@@ -67,6 +69,51 @@ def test_of_two_that_write_the_same_file_at_once_neither_fails(url: str, monkeyp
     monkeypatch.setattr(memory, "mv", after_the_other)
     RemoteFolder(url).write("x", b"mine")
     assert (open_storage(url).read("x"), open_storage(url).names()) == (b"mine", ["x"])
+
+
+def test_of_two_that_write_the_same_file_here_at_once_neither_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    replace = os.replace
+
+    def after_the_other(*paths: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        LocalFolder(tmp_path).write("x", b"other")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", after_the_other)
+    LocalFolder(tmp_path).write("x", b"mine")
+    assert (open_storage(tmp_path).read("x"), open_storage(tmp_path).names()) == (b"mine", ["x"])
+
+
+OLD = datetime.now(UTC) - timedelta(hours=1)
+
+
+def test_a_run_sweeps_away_what_a_writer_here_left_long_ago(tmp_path: Path):
+    names = [f".{name}.0123456789abcdef.tmp" for name in ("checkpoint-00000009.mcb", "young", ".lock")]
+    for name in (*names, ".of-another.tmp", "x.0123456789abcdef.tmp"):
+        (tmp_path / name).touch()
+        if "young" not in name:
+            os.utime(tmp_path / name, (OLD.timestamp(), OLD.timestamp()))
+    run_meta_training(training_plan(tmp_path, num_steps=1), ignore, never)
+    left = {path.name for path in tmp_path.iterdir()} - {split(path)[1] for path in paths(tmp_path)}
+    assert left == {names[1], ".of-another.tmp", "x.0123456789abcdef.tmp"}
+
+
+def test_a_run_sweeps_away_what_a_writer_at_a_url_left_long_ago(url: str, monkeypatch: pytest.MonkeyPatch):
+    memory = fsspec.get_filesystem_class("memory")
+    ages = {"old": OLD, "young": datetime.now(UTC), "zoneless": OLD.replace(tzinfo=None)}
+    for name in (*ages, "unknown"):
+        memory().pipe_file(f"{url}/.{name}.0123456789abcdef.tmp", b"")
+
+    def modified(self: object, path: str) -> datetime:
+        name = path.rpartition("/")[2].split(".")[1]
+        if name not in ages:
+            raise NotImplementedError
+        return ages[name]
+
+    monkeypatch.setattr(memory, "modified", modified)
+    run_meta_training(training_plan(url, num_steps=1), ignore, never)
+    left = {name.split(".")[1] for name in open_storage(url).names() if name.endswith(".tmp")}
+    assert left == {"young", "zoneless", "unknown"}
 
 
 @pytest.mark.parametrize("url", ["s4://bucket/run", "nothing://x"])

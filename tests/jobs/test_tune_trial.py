@@ -80,6 +80,19 @@ def test_a_trial_that_was_ended_goes_on_with_the_same_values(whole: tuple[Told, 
     assert load(paths(folder.checkpoints)[0]).version == 4
 
 
+def test_a_trial_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    whole: tuple[Told, Path], tmp_path: Path
+):
+    plan, folder, first, second = TrialPlan(tiny(), 30), RunFolder(tmp_path), Told(most=2), Told()
+    with pytest.raises(SystemExit):
+        run_trial(plan, POINT, folder, None, first)
+    newest = Path(paths(folder.checkpoints)[0])
+    newest.with_name("checkpoint-00000004.mcb").write_bytes(newest.read_bytes()[:-9])
+    run_trial(plan, POINT, folder, None, second)
+    assert dict(values(first)) | dict(values(second)) == dict(values(whole[0]))
+    assert [load(path).version for path in paths(folder.checkpoints)] == [4]
+
+
 def test_another_trials_checkpoint_takes_the_place_of_the_own(whole: tuple[Told, Path], tmp_path: Path):
     plan, folder = TrialPlan(tiny("--train.num-steps=6"), 30), RunFolder(tmp_path)
     with pytest.raises(SystemExit):

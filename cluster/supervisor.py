@@ -115,7 +115,10 @@ class Fleet:
                 self._employ(other)
 
     def _see_off(self, unit: Unit, end: LoopEnd | None) -> None:
-        """A unit's loop ended: another unit if this one died, another name if it lost its server."""
+        """A unit's loop ended: another unit if this one died, another name if it lost its server.
+
+        A server may say that the run is over and die before its last checkpoint is there: the next one needs the unit.
+        """
         if end is LoopEnd.DEAD:
             self._bury(unit)
             self._require_worth("a worker")
@@ -124,7 +127,7 @@ class Fleet:
             self._homeless.append(self._units[-1])
             self._num_restarts += 1
             self._ask(self._server.release.remote(unit.name))
-        elif end is LoopEnd.CUT_OFF:
+        elif end is LoopEnd.CUT_OFF or (end is LoopEnd.OVER and unit.server not in (None, self._server)):
             self._ask(self._server.release.remote(unit.name))
             self._employ(unit)
 

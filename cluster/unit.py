@@ -21,7 +21,7 @@ _CAUSE_S = 1.0  # how long a broken group waits for the rank that broke it to sa
 class LoopEnd(Enum):
     """Why an actor's loop ended, where it was nobody's mistake."""
 
-    OVER = "the run is over"
+    OVER = "the run is over, as far as the server that it followed could say"
     CUT_OFF = "the server, or a vector that it held, is gone; the actor lives"
     DEAD = "the actor's process or node is gone"
     BROKEN = "another rank of its group is gone, or hangs; the actor lives"
@@ -32,7 +32,8 @@ class Unit:
 
     `actors` live in `place`, whose resources Ray reserves all at once or, until there is room, not at all:
     `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
-    for each; `loops` are those that have not ended, and first the `checks` of each actor's code.
+    for each; `loops` are those that have not ended, and first the `checks` of each actor's code. `server` is the last
+    that it followed.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class Unit:
         self.actors = tuple(actors)
         self.placed: ray.ObjectRef = place.group.ready()
         self.name, self._cut_off = "", False
+        self.server: ActorHandle | None = None
         self.loops = list(checks)
         self._place, self._run = place, run
 
     def follow(self, name: str, server: ActorHandle) -> None:
         """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
-        self.name = name
-        self._cut_off = False
+        self.name, self.server, self._cut_off = name, server, False
         self.loops += self._run(name, server)
 
     def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:

@@ -1,13 +1,14 @@
 """The run over Ray has the bits of the run in this process, whatever happens to its workers."""
 
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from bystanders import ignore, never
-from fake_learner import Dying, Failing, KilledOnce, NotFinite, slow_gradient, training_plan
+from fake_learner import Dying, Failing, HeldUpForm, KilledOnce, NotFinite, slow_gradient, training_plan
 from victims import victims
 
 from cluster import checkpoint as checkpoints
@@ -121,6 +122,24 @@ def test_a_server_killed_alone_and_then_with_all_workers_is_replaced_and_every_s
     assert [record.version for record in records] == list(range(1, 13))
     assert caplog.text.count("the parameter server died after meta-step") == 2
     assert records[-1].restarts == 4  # the server twice, each worker once
+
+
+def test_a_server_killed_while_it_writes_the_last_checkpoint_is_replaced_and_every_step_is_seen_once(
+    ray_cluster: None, tmp_path: Path, expected: str
+):
+    begun, records, give_up_at = tmp_path / "begun", [], time.monotonic() + 60
+
+    def kill(record: StepRecord) -> None:
+        records.append(record)
+        while record.version == 12 and not begun.exists():
+            time.sleep(0.01)
+        if record.version == 12:
+            victims("Server")[0].kill()
+
+    plan = training_plan(tmp_path / "run", num_workers=1, checkpoint_every=100)  # the last checkpoint is the only one
+    result = run_meta_training(replace(plan, task_form=HeldUpForm(begun)), kill, lambda: time.monotonic() > give_up_at)
+    assert result.params_sha256 == expected
+    assert [record.version for record in records] == list(range(1, 13))
 
 
 def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

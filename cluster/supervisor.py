@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.checkpoint import Checkpoint
-from cluster.code_version import code_version
+from cluster.code_version import SameCode, code_version
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
 from cluster.placement import bundles, num_units, shortage, total
@@ -209,4 +209,4 @@ def start_server(plan: TrainingPlan, places: Places) -> ActorHandle:
         scheduling_strategy=places.of_server,
         max_concurrency=plan.server.max_calls,  # Ray's own 1,000 may all wait
     )
-    return cast(ActorHandle, server.remote(plan.server, code_version()))
+    return cast(ActorHandle, server.remote(SameCode(code_version()), plan.server))

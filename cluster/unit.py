@@ -8,7 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from cluster.code_version import code_version
+from cluster.code_version import SameCode, code_version
 from cluster.errors import ClusterError, GroupBroken, last_line
 from cluster.places import Place
 from cluster.plan import TrainingPlan
@@ -92,7 +92,7 @@ def start_unit(plan: TrainingPlan, place: Place) -> Unit:
 
         return Unit(place, [worker], [worker.require_code.remote(code_version())], run)
     has_own_gpus = plan.gpus_per_worker == 1
-    arguments = (group, plan.threads_per_worker, has_own_gpus)
+    arguments = (SameCode(code_version()), group, plan.threads_per_worker, has_own_gpus)
     ranks = [_start(plan, place, index, Rank, *arguments) for index in range(group.num_ranks)]
 
     def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
@@ -102,7 +102,7 @@ def start_unit(plan: TrainingPlan, place: Place) -> Unit:
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 
-    return Unit(place, ranks, [rank.require_code.remote(code_version()) for rank in ranks], run_group)
+    return Unit(place, ranks, [rank.__ray_ready__.remote() for rank in ranks], run_group)
 
 
 def _start(plan: TrainingPlan, place: Place, index: int, actor: type, *arguments: object) -> ActorHandle:

@@ -152,6 +152,20 @@ class Failing:
         raise ValueError(f"shard {shard.index} of a learner with a mistake")
 
 
+class Renamed(dict[str, object]):
+    """A task form, or what builds a rank's computation, of a class that no other process finds."""
+
+    def __call__(self, sharing: object) -> ComputesMetaGradient:
+        return Failing()
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _not_found, ()
+
+
+def _not_found() -> None:
+    raise AttributeError("Can't get attribute 'Renamed'")
+
+
 class HeldUpForm(Mapping[str, object]):
     """An empty task form, which every checkpoint holds: the first process but this one that writes it never ends that.
 

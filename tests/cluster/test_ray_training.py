@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bystanders import ignore, never
-from fake_learner import Dying, Failing, HeldUpForm, KilledOnce, NotFinite, slow_gradient, training_plan
+from fake_learner import Dying, Failing, HeldUpForm, KilledOnce, NotFinite, Renamed, slow_gradient, training_plan
 from victims import victims
 
 from cluster import checkpoint as checkpoints
@@ -148,6 +148,14 @@ def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, mo
         ClusterError, match=r"a process on .* runs other code than the run: it has sources .* sources 0"
     ):
         run_meta_training(training_plan(tmp_path, num_workers=1), ignore, never)
+
+
+def test_a_server_of_other_code_is_refused_before_the_plan_is_unpickled_there(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cluster.supervisor.code_version", lambda: "sources 0")
+    with pytest.raises(ClusterError, match=r"server could not start: .* runs other code than the run: .* sources 0"):
+        run_meta_training(replace(training_plan(tmp_path, num_workers=1), task_form=Renamed()), ignore, never)
 
 
 @SLOW  # the counting of deaths without Ray: test_roster.py

@@ -82,7 +82,7 @@ def measure(load: Load, seconds: float, num_processes: int) -> Point:
         save(Checkpoint(0, start, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 1)
         server = cast(
             ActorHandle,
-            ray.remote(Server).options(num_cpus=0, max_concurrency=plan.max_calls).remote(plan, code_version()),
+            ray.remote(Server).options(num_cpus=0, max_concurrency=plan.max_calls).remote(code_version(), plan),
         )
         names = [f"worker-{index}" for index in range(load.num_workers)]
         workers = [ray.remote(LightWorkers).options(num_cpus=0).remote() for _ in range(num_processes)]

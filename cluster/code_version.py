@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -37,3 +38,20 @@ def require_code(expected: str) -> None:
             f"a process on {platform.node()} runs other code than the run: it has {mine}, the run {expected}; "
             "give every node the same image or working directory"
         )
+
+
+class SameCode(str):
+    """The run's code version as the first argument of an actor: only a process of that code can unpickle it.
+
+    Ray tells of the first argument that fails, so other code is told as such, not as a class of the next arguments
+    that is not there.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[str], "SameCode"], tuple[str]]:
+        """Unpickled as by `require_code`, which raises `ClusterError`."""
+        return _same_code, (str(self),)
+
+
+def _same_code(version: str) -> SameCode:
+    require_code(version)
+    return SameCode(version)

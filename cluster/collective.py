@@ -7,7 +7,12 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoint import Checkpoint
@@ -15,12 +20,13 @@ from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
 from cluster.journal import Journal
-from cluster.placement import bundles, num_places, shortage
+from cluster.placement import bundles, shortage
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.trainer import Trainer
 
 _POLL_S = 0.25  # how soon a signal is noticed and a meta-step shown
 _STOP_S = 60.0  # how long ranks that were asked to stop may take over their meta-step
+_START_S = 60.0  # how long processes that have a place may take to begin, beside the time to find one
 # Read by Ray Train alone. Ranks stay in the driver's folder, so that relative paths of data mean the same there.
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -56,7 +62,7 @@ def train_collectively(
 def require_room(plan: TrainingPlan) -> None:
     """Raise `ClusterError` unless the cluster has room for enough ranks within `start_timeout_s`.
 
-    Ray Train would wait for ever. The room is reserved to make sure, and given back.
+    The room is reserved to make sure, and given back; `CollectiveRun` notices if another job takes it then.
     """
     places = [placement_group(bundles(plan)) for _ in range(plan.max_workers)]
     try:
@@ -75,7 +81,7 @@ class CollectiveRun:
 
     def __init__(self, plan: TrainingPlan, start: Checkpoint) -> None:
         self._plan, self._version = plan, start.version
-        self._has_room_at = time.monotonic()
+        self._placed_at = time.monotonic()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         journal = ray.remote(Journal).options(num_cpus=0, scheduling_strategy=here)
         self._journal = cast(ActorHandle, journal.remote(plan.server))
@@ -94,7 +100,8 @@ class CollectiveRun:
             for record in self._ask(self._journal.read.remote(self._version)):
                 self._version = record.version
                 on_step(record)
-            self._require_room()
+            if not is_over:
+                self._require_place()
             if give_up_at is None and should_stop():
                 self._ask(self._journal.stop.remote())
                 give_up_at = time.monotonic() + _STOP_S
@@ -108,16 +115,19 @@ class CollectiveRun:
         for actor in (self._trainer, self._journal):
             ray.kill(actor)
 
-    def _require_room(self) -> None:
-        """Raise `ClusterError` when too few ranks have had room for too long: Ray Train would wait for ever."""
-        nodes, now = _nodes(), time.monotonic()
-        num_placed = num_places(nodes, bundles(self._plan)[0])
-        if num_placed >= self._plan.min_to_go_on:
-            self._has_room_at = now
-        elif now - self._has_room_at > self._plan.regrow_timeout_s:
+    def _require_place(self) -> None:
+        """Raise `ClusterError` when the ranks have had no place for too long: Ray Train would wait for ever.
+
+        Too few nodes may be left, or another job may have taken what the ranks had, or were to have.
+        """
+        now = time.monotonic()
+        if _is_there(self._ask(self._journal.place.remote())):
+            self._placed_at = now
+        waited_s = now - self._placed_at
+        if waited_s > self._plan.regrow_timeout_s + _START_S:
             free = ray.available_resources()
-            asked = shortage(self._plan, num_placed, self._plan.min_to_go_on, nodes, free, has_begun=True)
-            raise ClusterError(f"{asked} (waited {self._plan.regrow_timeout_s:.0f} s)")
+            asked = shortage(self._plan, 0, self._plan.min_to_go_on, _nodes(), free, has_begun=True)
+            raise ClusterError(f"{asked} (waited {waited_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):
         """An actor's answer; raises what made the run fail."""
@@ -130,6 +140,11 @@ class CollectiveRun:
                 f"the collective run's journal or trainer died after meta-step {self._version} ({last_line(error)}): "
                 "resume from the last checkpoint"
             ) from error
+
+
+def _is_there(place: PlacementGroup | None) -> bool:
+    """Whether a placement group has its resources: Ray takes them back, or looks for others, when a node dies."""
+    return place is not None and placement_group_table(place).get("state") == "CREATED"
 
 
 def _nodes() -> list[Mapping[str, float]]:

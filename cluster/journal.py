@@ -21,11 +21,13 @@ class Journal:
         self._records: list[StepRecord] = []
         self._deaths: Deaths | None = None
         self._num_begun = 0
+        self._place: object = None
         self._is_stopping = False
         self._error: Exception | None = None
 
-    def begin(self) -> Checkpoint | None:
-        """What ranks that start, for the first time or after a death, go on from; None if the run is over."""
+    def begin(self, place: object = None) -> Checkpoint | None:
+        """What ranks that start in `place`, for the first time or after a death, go on from; None: the run is over."""
+        self._place = place
         self._num_begun += 1
         self._deaths = Deaths() if self._deaths is None else self._deaths.die()
         if not self._deaths.may_replace(self._plan.max_workers):
@@ -36,6 +38,10 @@ class Journal:
                 )
             )
         return None if self._is_stopping else self._newest
+
+    def place(self) -> object:
+        """Where the ranks that started last were put, as they told; None before."""
+        return self._place
 
     def add(self, records: Sequence[StepRecord]) -> bool:
         """Take meta-steps in, each version once although ranks that start again repeat some; whether to stop now."""

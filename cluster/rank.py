@@ -15,13 +15,11 @@ from cluster.worker import Worker
 class Rank:
     """Runs as a Ray actor; holds nothing that another rank could not make again."""
 
-    def __init__(self, plan: GroupPlan, num_threads: int, nccl: bool) -> None:
+    def __init__(self, code: str, plan: GroupPlan, num_threads: int, nccl: bool) -> None:
+        """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
+        require_code(code)
         self._plan, self._num_threads, self._nccl = plan, num_threads, nccl
         self._store: TCPStore | None = None
-
-    def require_code(self, version: str) -> None:
-        """Raise `ClusterError` unless this rank runs the code of that `cluster.code_version`."""
-        require_code(version)
 
     def listen(self) -> int:
         """As rank 0, the port at which the others are to meet it."""

@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.code_version import require_code
+from cluster.code_version import SameCode, require_code
 from cluster.errors import ClusterError, last_line
 from cluster.refresh import Refreshed, Refreshes, Survey, refresh
 from cluster.vectors import Published, fetch
@@ -21,7 +21,7 @@ _MAX_RETRIES = 3  # of one refresh, when the process that computes it dies
 class Refresher:
     """Runs as a Ray actor that the server owns; holds nothing that another one could not make again."""
 
-    def __init__(self, build: Callable[[], Refreshes], code: str) -> None:
+    def __init__(self, code: str, build: Callable[[], Refreshes]) -> None:
         """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
         require_code(code)
         self._build = build
@@ -42,7 +42,7 @@ class Elsewhere:
         actor = ray.remote(Refresher).options(
             num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=_MAX_RETRIES
         )
-        self._actor: ActorProxy[Refresher] = actor.remote(build, code)
+        self._actor: ActorProxy[Refresher] = actor.remote(SameCode(code), build)
 
     async def refresh(self, published: Published, survey: Survey) -> Refreshed:
         """The refresh of a survey; raises what the computation raises, `ClusterError` if its process always dies."""

@@ -48,7 +48,7 @@ class Server:
     It starts from the newest checkpoint of the plan's folder, which holds one from the run's beginning.
     """
 
-    def __init__(self, plan: ServerPlan, code: str) -> None:
+    def __init__(self, code: str, plan: ServerPlan) -> None:
         """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
         require_code(code)
         self._plan = plan

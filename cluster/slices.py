@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
 from cluster.checkpoint import Checkpoint
-from cluster.code_version import require_code
+from cluster.code_version import SameCode, require_code
 from cluster.errors import ClusterError, last_line
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.parameter_slice import ParameterSlice
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 class Slice:
     """Runs as a Ray actor that the server owns; its methods run one at a time, on its event loop."""
 
-    def __init__(self, plan: OptimizerPlan, num_steps: int, wire: WireType, state: SliceState, code: str) -> None:
+    def __init__(self, code: str, plan: OptimizerPlan, num_steps: int, wire: WireType, state: SliceState) -> None:
         """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
         require_code(code)
         self._slice = ParameterSlice(plan, num_steps, wire, state)
@@ -76,7 +76,7 @@ class InSlices:
         actor = ray.remote(Slice).options(num_cpus=0, scheduling_strategy="SPREAD")
         wire = plan.aggregation.parameter_wire
         self._slices: list[ActorProxy[Slice]] = [
-            actor.remote(plan.optimizer, plan.num_steps, wire, state, code) for state in cut(whole, bounds)
+            actor.remote(SameCode(code), plan.optimizer, plan.num_steps, wire, state) for state in cut(whole, bounds)
         ]
         self._published: list[ray.ObjectRef] = []
         self._starting: asyncio.Future[None] | None = None

@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.checkpoint import Checkpoint
-from cluster.code_version import code_version
+from cluster.code_version import SameCode, code_version
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
 from cluster.placement import bundles, num_units, shortage, total
@@ -115,7 +115,10 @@ class Fleet:
                 self._employ(other)
 
     def _see_off(self, unit: Unit, end: LoopEnd | None) -> None:
-        """A unit's loop ended: another unit if this one died, another name if it lost its server."""
+        """A unit's loop ended: another unit if this one died, another name if it lost its server.
+
+        A server may say that the run is over and die before its last checkpoint is there: the next one needs the unit.
+        """
         if end is LoopEnd.DEAD:
             self._bury(unit)
             self._require_worth("a worker")
@@ -124,7 +127,7 @@ class Fleet:
             self._homeless.append(self._units[-1])
             self._num_restarts += 1
             self._ask(self._server.release.remote(unit.name))
-        elif end is LoopEnd.CUT_OFF:
+        elif end is LoopEnd.CUT_OFF or (end is LoopEnd.OVER and unit.server not in (None, self._server)):
             self._ask(self._server.release.remote(unit.name))
             self._employ(unit)
 
@@ -206,4 +209,4 @@ def start_server(plan: TrainingPlan, places: Places) -> ActorHandle:
         scheduling_strategy=places.of_server,
         max_concurrency=plan.server.max_calls,  # Ray's own 1,000 may all wait
     )
-    return cast(ActorHandle, server.remote(plan.server, code_version()))
+    return cast(ActorHandle, server.remote(SameCode(code_version()), plan.server))

@@ -7,6 +7,7 @@ import ray
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
+from ray.util.placement_group import get_current_placement_group
 
 from cluster.checkpoint import Checkpoint
 from cluster.memory import keep_freed_memory
@@ -79,7 +80,8 @@ class RayDiary:
 
     def begin(self) -> Checkpoint | None:
         """What to go on from; None if the run is over."""
-        return cast(Checkpoint | None, ray.get(self._journal.begin.remote()))
+        place = get_current_placement_group()
+        return cast(Checkpoint | None, ray.get(self._journal.begin.remote(place)))
 
     def add(self, record: StepRecord) -> None:
         """Take a meta-step in; it goes on its way once the message before it has arrived."""

@@ -8,7 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from cluster.code_version import code_version
+from cluster.code_version import SameCode, code_version
 from cluster.errors import ClusterError, GroupBroken, last_line
 from cluster.places import Place
 from cluster.plan import TrainingPlan
@@ -21,7 +21,7 @@ _CAUSE_S = 1.0  # how long a broken group waits for the rank that broke it to sa
 class LoopEnd(Enum):
     """Why an actor's loop ended, where it was nobody's mistake."""
 
-    OVER = "the run is over"
+    OVER = "the run is over, as far as the server that it followed could say"
     CUT_OFF = "the server, or a vector that it held, is gone; the actor lives"
     DEAD = "the actor's process or node is gone"
     BROKEN = "another rank of its group is gone, or hangs; the actor lives"
@@ -32,7 +32,8 @@ class Unit:
 
     `actors` live in `place`, whose resources Ray reserves all at once or, until there is room, not at all:
     `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
-    for each; `loops` are those that have not ended, and first the `checks` of each actor's code.
+    for each; `loops` are those that have not ended, and first the `checks` of each actor's code. `server` is the last
+    that it followed.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class Unit:
         self.actors = tuple(actors)
         self.placed: ray.ObjectRef = place.group.ready()
         self.name, self._cut_off = "", False
+        self.server: ActorHandle | None = None
         self.loops = list(checks)
         self._place, self._run = place, run
 
     def follow(self, name: str, server: ActorHandle) -> None:
         """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
-        self.name = name
-        self._cut_off = False
+        self.name, self.server, self._cut_off = name, server, False
         self.loops += self._run(name, server)
 
     def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
@@ -91,7 +92,7 @@ def start_unit(plan: TrainingPlan, place: Place) -> Unit:
 
         return Unit(place, [worker], [worker.require_code.remote(code_version())], run)
     has_own_gpus = plan.gpus_per_worker == 1
-    arguments = (group, plan.threads_per_worker, has_own_gpus)
+    arguments = (SameCode(code_version()), group, plan.threads_per_worker, has_own_gpus)
     ranks = [_start(plan, place, index, Rank, *arguments) for index in range(group.num_ranks)]
 
     def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
@@ -101,7 +102,7 @@ def start_unit(plan: TrainingPlan, place: Place) -> Unit:
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 
-    return Unit(place, ranks, [rank.require_code.remote(code_version()) for rank in ranks], run_group)
+    return Unit(place, ranks, [rank.__ray_ready__.remote() for rank in ranks], run_group)
 
 
 def _start(plan: TrainingPlan, place: Place, index: int, actor: type, *arguments: object) -> ActorHandle:

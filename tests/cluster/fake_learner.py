@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -150,6 +150,43 @@ class Failing:
 
     def __call__(self, parameters: np.ndarray, shard: Shard) -> ShardReport:
         raise ValueError(f"shard {shard.index} of a learner with a mistake")
+
+
+class Renamed(dict[str, object]):
+    """A task form, or what builds a rank's computation, of a class that no other process finds."""
+
+    def __call__(self, sharing: object) -> ComputesMetaGradient:
+        return Failing()
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _not_found, ()
+
+
+def _not_found() -> None:
+    raise AttributeError("Can't get attribute 'Renamed'")
+
+
+class HeldUpForm(Mapping[str, object]):
+    """An empty task form, which every checkpoint holds: the first process but this one that writes it never ends that.
+
+    It says so by `begun`.
+    """
+
+    def __init__(self, begun: Path) -> None:
+        self.begun, self.home = begun, os.getpid()
+
+    def __iter__(self) -> Iterator[str]:
+        if os.getpid() != self.home and not self.begun.exists():
+            self.begun.touch()
+            time.sleep(120)
+            raise TimeoutError("nobody killed the process")
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, name: str) -> object:
+        raise KeyError(name)
 
 
 def training_plan(

@@ -1,10 +1,11 @@
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 from fake_learner import training_plan
 
-from cluster.code_version import code_version, digest, require_code
+from cluster.code_version import SameCode, code_version, digest, require_code
 from cluster.errors import ClusterError
 from cluster.server import Server
 from cluster.slice_state import SliceState
@@ -45,11 +46,17 @@ def test_any_change_of_a_source_is_other_code(copy: Path, change: str):
 def test_a_server_and_a_slice_of_other_code_are_refused(tmp_path: Path):
     plan = training_plan(tmp_path).server
     vectors = SliceState(training_plan(tmp_path).parameters, {}, None)
-    Slice(plan.optimizer, plan.num_steps, "float32", vectors, code_version())
+    Slice(code_version(), plan.optimizer, plan.num_steps, "float32", vectors)
     with pytest.raises(ClusterError, match="runs other code than the run"):
-        Slice(plan.optimizer, plan.num_steps, "float32", vectors, "sources 0")
+        Slice("sources 0", plan.optimizer, plan.num_steps, "float32", vectors)
     with pytest.raises(ClusterError, match="runs other code than the run"):
-        Server(plan, "sources 0")
+        Server("sources 0", plan)
+
+
+def test_only_the_same_code_can_unpickle_its_version():
+    assert pickle.loads(pickle.dumps(SameCode(code_version()))) == code_version()
+    with pytest.raises(ClusterError, match="runs other code than the run"):
+        pickle.loads(pickle.dumps(SameCode("sources 0")))
 
 
 def test_other_code_is_refused_naming_both(monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from bystanders import ignore, never
 from chaos import Killer, planned
+from fake_learner import Renamed
 from group_learner import FailingRank, SignalledRank, group_plan_of, with_ranks
 from victims import victims
 
@@ -85,6 +86,14 @@ def test_ranks_and_server_die_at_random_and_no_bit_changes(ray_cluster: None, tm
 def test_what_one_rank_raises_is_raised_here(ray_cluster: None, tmp_path: Path):
     with pytest.raises(ValueError, match=r"shard \d of a rank with a mistake"):
         run_meta_training(with_ranks(group_plan_of(tmp_path, num_workers=1), FailingRank), ignore, never)
+
+
+def test_a_rank_of_other_code_is_refused_before_the_plan_is_unpickled_there(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cluster.unit.code_version", lambda: "sources 0")
+    with pytest.raises(ClusterError, match=r"worker could not start: .* runs other code than the run: .* sources 0"):
+        run_meta_training(with_ranks(group_plan_of(tmp_path, num_workers=1), Renamed()), ignore, never)
 
 
 def test_groups_that_the_cluster_cannot_hold_are_refused_saying_so(ray_cluster: None, tmp_path: Path):

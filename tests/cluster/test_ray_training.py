@@ -1,6 +1,7 @@
 """The run over Ray has the bits of the run in this process, whatever happens to its workers."""
 
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 
 import pytest
 from bystanders import ignore, never
-from fake_learner import Dying, Failing, KilledOnce, NotFinite, slow_gradient, training_plan
+from fake_learner import Dying, Failing, HeldUpForm, KilledOnce, NotFinite, Renamed, slow_gradient, training_plan
 from victims import victims
 
 from cluster import checkpoint as checkpoints
@@ -138,12 +139,38 @@ def test_a_server_killed_alone_and_then_with_all_workers_is_replaced_and_every_s
     assert records[-1].restarts == 4  # the server twice, each worker once
 
 
+def test_a_server_killed_while_it_writes_the_last_checkpoint_is_replaced_and_every_step_is_seen_once(
+    ray_cluster: None, tmp_path: Path, expected: str
+):
+    begun, records, give_up_at = tmp_path / "begun", [], time.monotonic() + 60
+
+    def kill(record: StepRecord) -> None:
+        records.append(record)
+        while record.version == 12 and not begun.exists():
+            time.sleep(0.01)
+        if record.version == 12:
+            victims("Server")[0].kill()
+
+    plan = training_plan(tmp_path / "run", num_workers=1, checkpoint_every=100)  # the last checkpoint is the only one
+    result = run_meta_training(replace(plan, task_form=HeldUpForm(begun)), kill, lambda: time.monotonic() > give_up_at)
+    assert result.params_sha256 == expected
+    assert [record.version for record in records] == list(range(1, 13))
+
+
 def test_a_worker_of_other_code_is_refused(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cluster.unit.code_version", lambda: "sources 0")
     with pytest.raises(
         ClusterError, match=r"a process on .* runs other code than the run: it has sources .* sources 0"
     ):
         run_meta_training(training_plan(tmp_path, num_workers=1), ignore, never)
+
+
+def test_a_server_of_other_code_is_refused_before_the_plan_is_unpickled_there(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cluster.supervisor.code_version", lambda: "sources 0")
+    with pytest.raises(ClusterError, match=r"server could not start: .* runs other code than the run: .* sources 0"):
+        run_meta_training(replace(training_plan(tmp_path, num_workers=1), task_form=Renamed()), ignore, never)
 
 
 @SLOW  # the counting of deaths without Ray: test_roster.py

@@ -24,7 +24,7 @@ COMPUTE = build_gradient()
 
 def new_server(plan: TrainingPlan) -> Server:
     save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 3)
-    return Server(plan.server, code_version())
+    return Server(code_version(), plan.server)
 
 
 async def settle() -> None:

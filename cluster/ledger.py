@@ -120,6 +120,10 @@ class ShardLedger:
         """The first meta-batch with a shard that took part in no update."""
         return min([self._front, *self._free, *self._held, *self._gathered]) // self._num_shards
 
+    def tells_stragglers(self, factor: float | None) -> bool:
+        """Whether the times of enough shards are known to say who takes too long."""
+        return straggles_after_s(self._recent_s, factor) is not None
+
     def take_over(self, worker_id: str, factor: float | None, now: float) -> tuple[Shard, ...]:
         """Give the shard that its latest holder has had for too long to an idle worker as well; none if there is none.
 

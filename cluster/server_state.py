@@ -90,7 +90,6 @@ class ServerState:
         now = self._clock()
         if self._step_started is None:
             self._step_started = now
-        self._ledger.release(worker_id)
         num = num_to_assign(self._ledger.num_free(self._end), self._plan.max_workers)
         taken = self._ledger.take(worker_id, num if self._updates_per_step == 1 else min(num, 1), self._end, now)
         return taken or self._ledger.take_over(worker_id, self._plan.aggregation.straggler_factor, now)
@@ -100,6 +99,15 @@ class ServerState:
         if self._is_full:
             return None
         return self._ledger.take_over_in_s(worker_id, self._plan.aggregation.straggler_factor, self._clock())
+
+    @property
+    def tells_stragglers(self) -> bool:
+        """Whether `take_over_in_s` can say when; from then on those that it said never to should ask again."""
+        return self._ledger.tells_stragglers(self._plan.aggregation.straggler_factor)
+
+    def take_back(self, worker_id: str) -> int:
+        """Free what a worker holds though it asks for more, such as refused shards; returns how many became free."""
+        return self._ledger.release(worker_id)
 
     def release(self, worker_id: str) -> int:
         """Take back what a dead worker held, to be assigned again; returns how many shards that were."""

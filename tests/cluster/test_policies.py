@@ -100,7 +100,7 @@ def test_a_gradient_older_than_the_bound_is_refused_counted_and_computed_anew():
         their_base, reports = bench.work("fast")
         records += [bench.push("fast", their_base, report) for report in reports]
     assert bench.push("slow", base, late) is None
-    assert bench.state.assign("slow")[0] == late.shard
+    assert bench.work("slow")[1][0].shard == late.shard
     bench.state.release("slow")
     last = bench.step("fast")
     assert last.refused_pushes == 1 and last.staleness_max <= 1

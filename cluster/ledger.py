@@ -29,11 +29,14 @@ class Holding(NamedTuple):
 class OpenShards(NamedTuple):
     """Which shards of a run took part in no update yet: all from position `front` on, and those in `pending`.
 
-    A *position* numbers the stream of shards: `version * num_shards + index`.
+    A *position* numbers the stream of shards: `version * num_shards + index`. What it stands for depends on how
+    meta-batches are cut: `meta_batch` and `num_shards`, None in checkpoints of before they were written.
     """
 
     front: int
     pending: tuple[int, ...]
+    num_shards: int | None = None
+    meta_batch: int | None = None
 
     @property
     def num_counted(self) -> int:
@@ -113,7 +116,7 @@ class ShardLedger:
         front, pending = self._front, sorted({*self._free, *self._held, *self._gathered})
         while pending and pending[-1] == front - 1:
             front = pending.pop()
-        return OpenShards(front, tuple(pending))
+        return OpenShards(front, tuple(pending), self._num_shards, self._meta_batch)
 
     @property
     def first_open_version(self) -> int:

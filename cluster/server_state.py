@@ -203,7 +203,7 @@ class ServerState:
             num_refused=self._num_refused,
             train_seconds=self._train_seconds,
             average=vectors.average,
-            open_shards=None if start == (self._version * self._plan.num_shards, ()) else start,
+            open_shards=None if start[:2] == (self._version * self._plan.num_shards, ()) else start,
             mode_state=self.refreshes.state,
             pending=self.refreshes.pending,
             task_form=self._plan.task_form,

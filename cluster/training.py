@@ -62,11 +62,7 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
         start = load_newest(plan.checkpoint_dir)
         require_fit(start, plan.parameter_shapes, plan.optimizer.name)
         require_refresh_fit(start, plan.refresh)
-        if start.open_shards is not None and plan.aggregation.policy.is_ordered:
-            raise CheckpointError(
-                f"the checkpoint of meta-step {start.version} is of a stale or asynchronous run, which has shards of "
-                "several meta-batches open: resume it with the server strategy and the policy that it was made with"
-            )
+        _require_open_shards_fit(start, plan)
         if start.version > plan.num_steps:
             raise UserError(f"num_steps={plan.num_steps} must be at least {start.version}, the meta-steps already done")
         return start
@@ -87,6 +83,36 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
     )
     save(start, plan.checkpoint_dir, plan.checkpoint_keep)
     return start
+
+
+def _require_open_shards_fit(start: Checkpoint, plan: TrainingPlan) -> None:
+    """Raise `CheckpointError` if shards of several meta-batches are open that this run would read or use otherwise."""
+    shards, policy, of = start.open_shards, plan.aggregation.policy, f"the checkpoint of meta-step {start.version}"
+    if shards is None:
+        return
+    if policy.is_ordered:
+        raise CheckpointError(
+            f"{of} is of a stale or asynchronous run, which has shards of several meta-batches open: resume it with "
+            "the server strategy and the policy that it was made with"
+        )
+    cuts = {"num_shards": (shards.num_shards, plan.num_shards), "meta_batch": (shards.meta_batch, plan.meta_batch)}
+    for name, (its, mine) in cuts.items():
+        if its not in (None, mine):
+            raise CheckpointError(
+                f"{of} has shards of several meta-batches open, cut with {name}={its}, not {mine}: resume it with "
+                f"{name}={its}"
+            )
+    num_steps, num_more = divmod(shards.num_counted, plan.num_shards)
+    if num_steps != start.version:
+        raise CheckpointError(
+            f"{of} has {shards.num_counted} shards done, which are not {start.version} meta-steps of "
+            f"num_shards={plan.num_shards}: resume it with the num_shards that it was made with"
+        )
+    if num_more and policy.updates_per_step(plan.num_shards) == 1:
+        raise CheckpointError(
+            f"{of} is of an asynchronous run, {num_more} of num_shards={plan.num_shards} shards into its next "
+            f"meta-step, which policy={policy} makes in one update: resume it with the policy that it was made with"
+        )
 
 
 def _result(plan: TrainingPlan, last: Checkpoint) -> TrainingResult:

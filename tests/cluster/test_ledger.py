@@ -61,7 +61,8 @@ def test_another_ledger_goes_on_with_all_that_took_part_in_no_update():
     ledger.take("a", 6, 8, 0.0)
     gather(ledger, "a", *SHARDS[1:4], LATER[0])
     ledger.count([(0, 1), (0, 2), (1, 0), (0, 3)])
-    assert ledger.open_shards() == OpenShards(5, (0,)) and ledger.open_shards().num_counted == 4
+    assert ledger.open_shards() == OpenShards(5, (0,), num_shards=4, meta_batch=8)
+    assert ledger.open_shards().num_counted == 4
     other = ledger_at(5, 0)
     assert other.num_free(8) == 1
     assert other.take("b", 3, 8, 0.0) == (SHARDS[0], *LATER[1:3])

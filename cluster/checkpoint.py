@@ -114,7 +114,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
             f"{name} holds more than numbers, which could run any code when it is loaded: it is refused; "
             "use a checkpoint that this program wrote"
         ) from error
-    average, open_shards = payload.get("average"), header.get("open_shards")
+    average, shards = payload.get("average"), header.get("open_shards")
     return Checkpoint(
         version=header["version"],
         parameters=payload["parameters"].numpy(),
@@ -126,7 +126,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
         num_refused=header["num_refused"],
         train_seconds=header["train_seconds"],
         average=None if average is None else average.numpy(),
-        open_shards=None if open_shards is None else OpenShards(open_shards[0], tuple(open_shards[1])),
+        open_shards=None if shards is None else OpenShards(shards[0], tuple(shards[1]), *shards[2:]),
         mode_state=payload["mode_state"].numpy() if "mode_state" in payload else None,
         pending=_decode_pending(payload.get("pending")),
         task_form=header.get("task_form", {}),

@@ -1,4 +1,4 @@
-"""Whether a run can continue from a checkpoint: its parameters, its optimiser, its learner's state and refreshes."""
+"""Whether a run can continue from a checkpoint: its parameters, optimiser, state, refreshes and open shards."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from cluster.checkpoint import Checkpoint
 from cluster.errors import CheckpointError
+from cluster.plan import TrainingPlan
 from cluster.refresh import RefreshPlan
 
 
@@ -48,4 +49,35 @@ def require_refresh_fit(checkpoint: Checkpoint, plan: RefreshPlan | None) -> Non
             f"refresh_every={plan.every} and refresh_lag={plan.lag} this run has "
             f"{'none waiting there' if due is None else f'one for meta-step {due}'}: give the settings it was made "
             "with, or another folder"
+        )
+
+
+def require_open_shards_fit(checkpoint: Checkpoint, plan: TrainingPlan) -> None:
+    """Raise `CheckpointError` if shards of several meta-batches are open that this run would read or use otherwise."""
+    shards, policy = checkpoint.open_shards, plan.aggregation.policy
+    of = f"the checkpoint of meta-step {checkpoint.version}"
+    if shards is None:
+        return
+    if policy.is_ordered:
+        raise CheckpointError(
+            f"{of} is of a stale or asynchronous run, which has shards of several meta-batches open: resume it with "
+            "the server strategy and the policy that it was made with"
+        )
+    cuts = {"num_shards": (shards.num_shards, plan.num_shards), "meta_batch": (shards.meta_batch, plan.meta_batch)}
+    for name, (its, mine) in cuts.items():
+        if its not in (None, mine):
+            raise CheckpointError(
+                f"{of} has shards of several meta-batches open, cut with {name}={its}, not {mine}: resume it with "
+                f"{name}={its}"
+            )
+    num_steps, num_more = divmod(shards.num_counted, plan.num_shards)
+    if num_steps != checkpoint.version:
+        raise CheckpointError(
+            f"{of} has {shards.num_counted} shards done, which are not {checkpoint.version} meta-steps of "
+            f"num_shards={plan.num_shards}: resume it with the num_shards that it was made with"
+        )
+    if num_more and policy.updates_per_step(plan.num_shards) == 1:
+        raise CheckpointError(
+            f"{of} is of an asynchronous run, {num_more} of num_shards={plan.num_shards} shards into its next "
+            f"meta-step, which policy={policy} makes in one update: resume it with the policy that it was made with"
         )

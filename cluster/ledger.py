@@ -1,4 +1,4 @@
-"""Who computes which shard of the run: free, held by one or two workers, gathered, or counted."""
+"""Who computes which shard of the run: free, held by a worker or several, gathered, or counted."""
 
 import heapq
 from collections import defaultdict, deque
@@ -29,11 +29,14 @@ class Holding(NamedTuple):
 class OpenShards(NamedTuple):
     """Which shards of a run took part in no update yet: all from position `front` on, and those in `pending`.
 
-    A *position* numbers the stream of shards: `version * num_shards + index`.
+    A *position* numbers the stream of shards: `version * num_shards + index`. What it stands for depends on how
+    meta-batches are cut: `meta_batch` and `num_shards`, None in checkpoints of before they were written.
     """
 
     front: int
     pending: tuple[int, ...]
+    num_shards: int | None = None
+    meta_batch: int | None = None
 
     @property
     def num_counted(self) -> int:
@@ -105,7 +108,7 @@ class ShardLedger:
         self._gathered.difference_update(version * self._num_shards + index for version, index in shards)
 
     def release(self, worker_id: str) -> int:
-        """Free what a worker held (it died) unless another has it too; returns how many became free."""
+        """Free what a worker held unless another has it too; returns how many became free."""
         return sum(self._let_go(worker_id, position) for position in sorted(self._held_by[worker_id]))
 
     def open_shards(self) -> OpenShards:
@@ -113,15 +116,22 @@ class ShardLedger:
         front, pending = self._front, sorted({*self._free, *self._held, *self._gathered})
         while pending and pending[-1] == front - 1:
             front = pending.pop()
-        return OpenShards(front, tuple(pending))
+        return OpenShards(front, tuple(pending), self._num_shards, self._meta_batch)
 
     @property
     def first_open_version(self) -> int:
         """The first meta-batch with a shard that took part in no update."""
         return min([self._front, *self._free, *self._held, *self._gathered]) // self._num_shards
 
+    def tells_stragglers(self, factor: float | None) -> bool:
+        """Whether the times of enough shards are known to say who takes too long."""
+        return straggles_after_s(self._recent_s, factor) is not None
+
     def take_over(self, worker_id: str, factor: float | None, now: float) -> tuple[Shard, ...]:
-        """Give the shard that another worker has had for too long to an idle worker as well; none if there is none."""
+        """Give the shard that its latest holder has had for too long to an idle worker as well; none if there is none.
+
+        Holders so become more only as each proves slow, and no number of stalled workers can hold a run up.
+        """
         found = self._slowest(worker_id, factor, now)
         if found is None or found[0] > 0:
             return ()
@@ -135,15 +145,15 @@ class ShardLedger:
         return None if found is None else max(0.0, found[0])
 
     def _slowest(self, worker_id: str, factor: float | None, now: float) -> tuple[float, int] | None:
-        """Seconds until the first shard held by one other worker is overdue, and its position."""
+        """Seconds until the first shard that only others hold is overdue at its latest holder, and its position."""
         after_s = straggles_after_s(self._recent_s, factor)
         if after_s is None:
             return None
         waits = [
-            (holding.since + after_s * holding.work - now, position)
+            (latest.since + after_s * latest.work - now, position)
             for position, holders in self._held.items()
-            if len(holders) == 1 and worker_id not in holders
-            for holding in holders.values()
+            if worker_id not in holders
+            for latest in [max(holders.values(), key=lambda holding: holding.since)]
         ]
         return min(waits, default=None)
 

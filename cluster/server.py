@@ -77,6 +77,8 @@ class Server:
         """
         await self._vectors.start()
         await self._take_in(worker_id, base, reports)
+        if self._state.take_back(worker_id):
+            self._notify()
         asked_at = time.perf_counter()
         while not self._is_over and not self._state.is_released(worker_id):
             shards = self._state.assign(worker_id)
@@ -124,11 +126,17 @@ class Server:
         return self._stopped or self._error is not None or self._state.is_done
 
     async def _take_in(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> None:
-        """Take reports in one by one, and make the updates that fall due."""
+        """Take reports in one by one, and make the updates that fall due.
+
+        Once enough of them are known to tell stragglers, those who wait without a limit are to have one.
+        """
         for report in reports:
             if self._is_over:
                 return
+            told_stragglers = self._state.tells_stragglers
             key = self._state.accept(worker_id, base, report)
+            if self._state.tells_stragglers and not told_stragglers:
+                self._notify()
             if key is not None:
                 self._vectors.keep(key, report.gradient, self._state)
             if not self._updating.locked():  # else who holds the lock makes this update too

@@ -19,6 +19,7 @@ from cluster.shards import GradientKey, Shard, ShardReport
 from cluster.slice_state import SliceState
 from cluster.tally import StepTally
 from cluster.update import Made, Update, too_many_refused
+from cluster.update_queue import UpdateQueue
 
 
 class ServerState:
@@ -43,8 +44,8 @@ class ServerState:
         num_surveyed = None if server_plan.refresh is None else self.refreshes.num_surveyed
         self._ledger = ShardLedger(server_plan.meta_batch, server_plan.num_shards, start, num_surveyed)
         self._gathered: dict[GradientKey, ShardReport] = {}
-        self._early: dict[int, GradientKey] = {}
-        self._summable: list[GradientKey] = []
+        num_in_update = server_plan.num_shards // self._updates_per_step
+        self._queue = UpdateQueue(num_in_update, self._policy.is_ordered)
         self._unused: list[GradientKey] = []
         self._under_way: tuple[Update, dict[GradientKey, ShardReport]] | None = None
         self._tally = StepTally()
@@ -89,7 +90,6 @@ class ServerState:
         now = self._clock()
         if self._step_started is None:
             self._step_started = now
-        self._ledger.release(worker_id)
         num = num_to_assign(self._ledger.num_free(self._end), self._plan.max_workers)
         taken = self._ledger.take(worker_id, num if self._updates_per_step == 1 else min(num, 1), self._end, now)
         return taken or self._ledger.take_over(worker_id, self._plan.aggregation.straggler_factor, now)
@@ -99,6 +99,15 @@ class ServerState:
         if self._is_full:
             return None
         return self._ledger.take_over_in_s(worker_id, self._plan.aggregation.straggler_factor, self._clock())
+
+    @property
+    def tells_stragglers(self) -> bool:
+        """Whether `take_over_in_s` can say when; from then on those that it said never to should ask again."""
+        return self._ledger.tells_stragglers(self._plan.aggregation.straggler_factor)
+
+    def take_back(self, worker_id: str) -> int:
+        """Free what a worker holds though it asks for more, such as refused shards; returns how many became free."""
+        return self._ledger.release(worker_id)
 
     def release(self, worker_id: str) -> int:
         """Take back what a dead worker held, to be assigned again; returns how many shards that were."""
@@ -131,9 +140,9 @@ class ServerState:
             return None
         self._ledger.gather(worker_id, shard, self._clock())
         self._gathered[key] = report
-        self._line_up(key)
+        self._queue.put(key)
         self._tally.computed(worker_id, report.compute_s)
-        waiting = len(self._gathered) if self._under_way else len(self._early)
+        waiting = len(self._gathered) if self._under_way else self._queue.num_early
         self._tally.queue_length = max(self._tally.queue_length, waiting)
         return key
 
@@ -148,14 +157,13 @@ class ServerState:
     @property
     def summable(self) -> Sequence[GradientKey]:
         """The first gradients of the next update, as far as they are here and their order is settled."""
-        return self._summable
+        return self._queue.next
 
     def next_update(self) -> Update | None:
         """The update that is due, if one is and none is under way; `finish_update` must follow."""
-        num = self._plan.num_shards // self._updates_per_step
-        if self._under_way is not None or len(self._summable) < num or self.is_done:
+        if self._under_way is not None or not self._queue.num_updates or self.is_done:
             return None
-        keys, self._summable = tuple(self._summable[:num]), self._summable[num:]
+        keys = self._queue.take()
         reports = {key: self._gathered.pop(key) for key in keys}
         shard = reports[keys[0]].shard
         scale = 1.0 if self._updates_per_step == 1 else shard.meta_batch / shard.num_tasks
@@ -195,7 +203,7 @@ class ServerState:
             num_refused=self._num_refused,
             train_seconds=self._train_seconds,
             average=vectors.average,
-            open_shards=None if start == (self._version * self._plan.num_shards, ()) else start,
+            open_shards=None if start[:2] == (self._version * self._plan.num_shards, ()) else start,
             mode_state=self.refreshes.state,
             pending=self.refreshes.pending,
             task_form=self._plan.task_form,
@@ -211,22 +219,12 @@ class ServerState:
     @property
     def _is_full(self) -> bool:
         """Whether a meta-step's gradients wait and no bound keeps more from coming: then nothing is assigned."""
-        return self._policy.num_ahead is None and len(self._summable) >= self._plan.num_shards
+        return self._policy.num_ahead is None and len(self._queue) >= self._plan.num_shards
 
     @property
     def _number_of_next(self) -> int:
         """The update that a gradient accepted now takes part in: after the one under way and those that wait."""
-        waiting = len(self._summable) * self._updates_per_step // self._plan.num_shards
-        return self._num_updates + (self._under_way is not None) + waiting
-
-    def _line_up(self, key: GradientKey) -> None:
-        """Put an accepted gradient behind those that are summed before it, once they are here."""
-        if not self._policy.is_ordered:
-            self._summable.append(key)
-            return
-        self._early[key.index] = key
-        while len(self._summable) in self._early:
-            self._summable.append(self._early.pop(len(self._summable)))
+        return self._num_updates + (self._under_way is not None) + self._queue.num_updates
 
     def _bytes_of(self, wire: WireType) -> int:
         return NUM_BYTES[wire] * self._plan.num_parameters

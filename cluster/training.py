@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cluster.checkpoint import Checkpoint, paths, place, save, take_up
-from cluster.checkpoint_fit import require_fit, require_refresh_fit
+from cluster.checkpoint_fit import require_fit, require_open_shards_fit, require_refresh_fit
 from cluster.errors import CheckpointError, UserError
 from cluster.interruption import interruption
 from cluster.local import train_locally
@@ -65,11 +65,7 @@ def _starting_point(plan: TrainingPlan) -> Checkpoint:
         start = take_up(plan.checkpoint_dir)
         require_fit(start, plan.parameter_shapes, plan.optimizer.name)
         require_refresh_fit(start, plan.refresh)
-        if start.open_shards is not None and plan.aggregation.policy.is_ordered:
-            raise CheckpointError(
-                f"the checkpoint of meta-step {start.version} is of a stale or asynchronous run, which has shards of "
-                "several meta-batches open: resume it with the server strategy and the policy that it was made with"
-            )
+        require_open_shards_fit(start, plan)
         if start.version > plan.num_steps:
             raise UserError(f"num_steps={plan.num_steps} must be at least {start.version}, the meta-steps already done")
         return start

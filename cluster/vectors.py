@@ -78,7 +78,7 @@ class InServer:
         """Nothing to wait for."""
 
     def keep(self, key: GradientKey, gradient: np.ndarray, state: ServerState) -> None:
-        """Keep a gradient, and sum those whose turn has come, so that few are kept at once."""
+        """Keep a gradient, and sum those of the next update whose turn has come, so that few are kept at once."""
         self._whole.push(key, gradient)
         self._whole.add(state.summable)
 

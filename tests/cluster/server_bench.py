@@ -33,6 +33,7 @@ class Bench:
 
     def work(self, worker_id: str) -> tuple[int, list[ShardReport]]:
         """What a worker would report of its next assignment, and the updates that its parameters saw."""
+        self.state.take_back(worker_id)
         shards = self.state.assign(worker_id)
         return self.state.num_updates, [COMPUTE(self.whole.parameters, shard) for shard in shards]
 

@@ -61,7 +61,8 @@ def test_another_ledger_goes_on_with_all_that_took_part_in_no_update():
     ledger.take("a", 6, 8, 0.0)
     gather(ledger, "a", *SHARDS[1:4], LATER[0])
     ledger.count([(0, 1), (0, 2), (1, 0), (0, 3)])
-    assert ledger.open_shards() == OpenShards(5, (0,)) and ledger.open_shards().num_counted == 4
+    assert ledger.open_shards() == OpenShards(5, (0,), num_shards=4, meta_batch=8)
+    assert ledger.open_shards().num_counted == 4
     other = ledger_at(5, 0)
     assert other.num_free(8) == 1
     assert other.take("b", 3, 8, 0.0) == (SHARDS[0], *LATER[1:3])
@@ -79,7 +80,7 @@ def five_shards_in(seconds: float) -> ShardLedger:
     return ledger
 
 
-def test_a_shard_held_too_long_is_given_to_one_other_worker_too():
+def test_a_shard_held_too_long_is_given_to_one_other_worker_at_a_time():
     ledger = five_shards_in(seconds=1.0)
     assert ledger.take_over_in_s("b", 3.0, now=12.0) == pytest.approx(4.0)
     assert ledger.take_over("b", 3.0, now=15.9) == ()
@@ -88,6 +89,18 @@ def test_a_shard_held_too_long_is_given_to_one_other_worker_too():
     assert ledger.take_over("b", 3.0, now=16.0) == LATER[1:2]
     assert ledger.take_over("c", 3.0, now=16.0) == LATER[2:3]
     assert ledger.take_over("d", 3.0, now=16.0) == ()
+
+
+def test_a_shard_gets_another_holder_whenever_its_latest_is_overdue_so_that_any_idle_worker_ends_a_stall():
+    ledger = five_shards_in(seconds=1.0)
+    assert ledger.take_over("b", 3.0, now=16.0) == LATER[1:2] and ledger.take_over("c", 3.0, now=16.0) == LATER[2:3]
+    assert ledger.take_over_in_s("d", 3.0, now=17.0) == pytest.approx(2.0)
+    assert ledger.take_over("b", 3.0, now=18.9) == () == ledger.take_over("d", 3.0, now=18.9)
+    assert ledger.take_over("d", 3.0, now=19.0) == LATER[1:2] and ledger.take_over("b", 3.0, now=19.0) == LATER[2:3]
+    assert ledger.take_over_in_s("e", 3.0, now=19.0) == pytest.approx(3.0)
+    assert ledger.release("d") == 0 and ledger.take_over("e", 3.0, now=19.0) == LATER[1:2]
+    gather(ledger, "e", LATER[1], now=20.0)
+    assert not ledger.is_open(LATER[1]) and [ledger.release(holder) for holder in "cab"] == [0, 0, 1]
 
 
 def test_a_shard_that_surveys_is_overdue_only_after_as_much_longer_as_it_has_more_tasks():

@@ -14,9 +14,10 @@ from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint, load_newest, save
 from cluster.code_version import code_version
 from cluster.plan import TrainingPlan
-from cluster.policies import Asynchronous
+from cluster.policies import Asynchronous, Stale
 from cluster.server import Assignment, Server
 from cluster.server_state import ServerState
+from cluster.shards import ShardReport
 from cluster.slice_state import SliceState
 
 COMPUTE = build_gradient()
@@ -33,10 +34,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def reports_of(work: Assignment) -> list[ShardReport]:
+    assert isinstance(work.parameters, np.ndarray)
+    return [COMPUTE(work.parameters, shard) for shard in work.shards]
+
+
 async def step(server: Server, work: Assignment) -> Assignment:
     """Report the first shard of an assignment that came with parameters, and ask for the next."""
-    assert isinstance(work.parameters, np.ndarray)
-    return await server.exchange("a", work.base, [COMPUTE(work.parameters, work.shards[0])])
+    return await server.exchange("a", work.base, reports_of(work)[:1])
 
 
 def test_a_dead_workers_question_ends_whether_it_comes_before_its_death_is_known_or_after(tmp_path: Path):
@@ -51,6 +56,44 @@ def test_a_dead_workers_question_ends_whether_it_comes_before_its_death_is_known
         for question in (waiting, server.exchange("dead", 0, ())):
             assert (await asyncio.wait_for(question, 60)).shards == ()
         assert not (await asyncio.wait_for(server.finish(0), 60))[0]
+
+    asyncio.run(run())
+
+
+def test_shards_that_were_refused_go_to_whoever_is_idle(tmp_path: Path):
+    async def run() -> None:
+        plan = replace(training_plan(tmp_path, num_workers=2), num_shards=8, num_steps=3)
+        server = new_server(replace(plan, aggregation=AggregationPlan(Stale(1), straggler_factor=None)))
+        late = await server.exchange("slow", 0, ())
+        work, parameters = await server.exchange("fast", 0, ()), plan.parameters
+        while True:
+            parameters = parameters if work.parameters is None else work.parameters
+            asked = server.exchange("fast", work.base, reports_of(work._replace(parameters=parameters)))
+            question = asyncio.ensure_future(asked)
+            await settle()
+            if not question.done():
+                break
+            work = question.result()
+        again = await server.exchange("slow", late.base, reports_of(late))
+        others = await asyncio.wait_for(question, 60)
+        assert [*again.shards, *others.shards] == list(late.shards) and len(late.shards) == 2
+        await server.finish(3)
+
+    asyncio.run(run())
+
+
+def test_who_was_idle_before_it_was_known_how_long_a_shard_takes_ends_a_stall_too(tmp_path: Path):
+    async def run() -> None:
+        server = new_server(replace(training_plan(tmp_path, num_workers=3), num_shards=6))
+        stalled, other, work = [await server.exchange(name, 0, ()) for name in ("stalled", "other", "idle")]
+        reports = reports_of(work)
+        while (shard := work.shards[0]).index < 5:
+            work = await server.exchange("idle", 0, [reports[0]._replace(shard=shard)])
+        idle = asyncio.ensure_future(server.exchange("idle", 0, [reports[0]._replace(shard=shard)]))
+        await settle()
+        assert not idle.done()
+        first = await asyncio.wait_for(server.exchange("other", 0, reports_of(other)), 60)
+        assert first.shards == (await asyncio.wait_for(idle, 60)).shards == stalled.shards
 
     asyncio.run(run())
 

@@ -42,7 +42,8 @@ def test_the_late_report_of_a_worker_thought_dead_counts_once():
 def test_what_a_worker_holds_and_does_not_report_is_given_to_others_when_it_asks_again():
     bench = Bench()
     (held,) = bench.state.assign("a")
-    assert bench.state.assign("a") == (held,)
+    assert bench.state.take_back("a") == 1 and bench.state.take_back("a") == 0
+    assert bench.state.assign("b") == (held,)
 
 
 def test_the_record_splits_the_step_into_compute_and_the_rest():

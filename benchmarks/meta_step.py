@@ -12,11 +12,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import psutil
-import ray
 from machine import machine, write
 from rich.console import Console
 from rich.table import Table
 
+from cluster.embedded import ray_cluster
 from cluster.plan import StepRecord
 from cluster.training import run_meta_training
 from jobs.building.objects import build_plan
@@ -26,6 +26,7 @@ from jobs.settings.tree import Settings
 RECIPES = {"conjugate": "five-modes", "gradient": "five-modes-maml", "svgd": "five-modes-svgd"}
 PLACEMENTS = {"in process": 0, "Ray, 1 worker": 1, "Ray, 2 workers": 2}
 NUM_WARM_UP = 2
+MOST_PARAMETERS = 10**6  # of a recipe: the size of Ray's shared memory
 
 
 def measure(settings: Settings, num_workers: int, num_steps: int) -> tuple[list[StepRecord], int]:
@@ -64,20 +65,19 @@ def main() -> None:
     parser.add_argument("--num-rounds", type=int, default=5, help="rounds of every placement")
     arguments = parser.parse_args()
     before = machine()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rows = []
-    for inference, name in RECIPES.items():
-        settings = recipe(name)
-        records: dict[str, list[StepRecord]] = defaultdict(list)
-        sizes: dict[str, int] = defaultdict(int)
-        for _ in range(arguments.num_rounds):
-            for placement, num_workers in PLACEMENTS.items():
-                found, size = measure(settings, num_workers, arguments.num_steps)
-                records[placement] += found
-                sizes[placement] = max(sizes[placement], size)
-        for placement in PLACEMENTS:
-            rows.append(row(inference, name, placement, settings, records, sizes[placement]))
-    ray.shutdown()
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(folder, 2, MOST_PARAMETERS):
+        for inference, name in RECIPES.items():
+            settings = recipe(name)
+            records: dict[str, list[StepRecord]] = defaultdict(list)
+            sizes: dict[str, int] = defaultdict(int)
+            for _ in range(arguments.num_rounds):
+                for placement, num_workers in PLACEMENTS.items():
+                    found, size = measure(settings, num_workers, arguments.num_steps)
+                    records[placement] += found
+                    sizes[placement] = max(sizes[placement], size)
+            for placement in PLACEMENTS:
+                rows.append(row(inference, name, placement, settings, records, sizes[placement]))
     path = write("meta-step", {"idle_before": before, "num_rounds": arguments.num_rounds, "rows": rows})
     show(rows)
     print(f"written to {path}")

@@ -202,7 +202,7 @@ class RemoteFolder:
 
     def age_s(self, name: str) -> float:
         """Seconds from the store's clock to this machine's; 0 too where it names no time zone."""
-        with _os_errors(), suppress(NotImplementedError, TypeError):
+        with _os_errors(), suppress(NotImplementedError, TypeError):  # no times at all; times without a zone
             return (datetime.now(UTC) - self._fs.modified(f"{self._root}/{name}")).total_seconds()
         return 0.0
 

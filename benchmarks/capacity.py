@@ -17,13 +17,15 @@ from ray.actor import ActorHandle
 from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint, save
 from cluster.code_version import code_version
+from cluster.coordinator import Progress
 from cluster.cost_fit import Measured
 from cluster.cost_model import Load
 from cluster.link import ServerLink
 from cluster.optimizer_plan import OptimizerPlan
 from cluster.plan import ServerPlan
-from cluster.server import Progress, Server
+from cluster.server import Address, Server
 from cluster.shards import Shard, ShardReport
+from cluster.slice_actors import SliceActors
 
 NUM_WARM_UP = 3  # meta-steps
 
@@ -31,12 +33,12 @@ NUM_WARM_UP = 3  # meta-steps
 class LightWorkers:
     """Runs as a Ray actor: several workers as threads, each of which answers a shard with a gradient made before."""
 
-    def run(self, names: Sequence[str], server: ActorHandle, num_parameters: int) -> list[tuple[float, float]]:
+    def run(self, names: Sequence[str], address: Address, num_parameters: int) -> list[tuple[float, float]]:
         """Work until the run is over; start and length of every exchange, seconds."""
         gradient = np.full(num_parameters, 1e-3, dtype=np.float32)
 
         def work(name: str) -> list[tuple[float, float]]:
-            link = ServerLink(name, server, "float32")
+            link = ServerLink(name, address, "float32")
             reports: list[ShardReport] = []
             exchanges: list[tuple[float, float]] = []
             while True:
@@ -80,21 +82,21 @@ def measure(load: Load, seconds: float, num_processes: int) -> Point:
         plan = server_plan(load, 10**6, Path(folder))
         start = np.zeros(plan.num_parameters, dtype=np.float32)
         save(Checkpoint(0, start, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 1)
-        server = cast(
-            ActorHandle,
-            ray.remote(Server).options(num_cpus=0, max_concurrency=plan.max_calls).remote(code_version(), plan),
-        )
+        slices = SliceActors(plan)
+        options = ray.remote(Server).options(num_cpus=0, max_concurrency=plan.max_calls)
+        server = cast(ActorHandle, options.remote(code_version(), plan, 0, slices.actors))
         names = [f"worker-{index}" for index in range(load.num_workers)]
         workers = [ray.remote(LightWorkers).options(num_cpus=0).remote() for _ in range(num_processes)]
         try:
             runs = [
-                worker.run.remote(names[index::num_processes], server, plan.num_parameters)
+                worker.run.remote(names[index::num_processes], Address(server, 0), plan.num_parameters)
                 for index, worker in enumerate(workers)
             ]
             return watch(load, server, runs, seconds)
         finally:
             for actor in [*workers, server]:
                 ray.kill(cast(ActorHandle, actor))
+            slices.stop()
 
 
 def watch(load: Load, server: ActorHandle, runs: Sequence[ray.ObjectRef], seconds: float) -> Point:

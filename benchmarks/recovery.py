@@ -32,6 +32,7 @@ SCENARIOS = (
     Scenario("Worker", 2, 1),
     Scenario("Rank", 1, 1, 2),
     Scenario("Server", 2, 1),
+    Scenario("Server", 2, 2),
     Scenario("Slice", 2, 2),
 )
 

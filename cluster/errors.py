@@ -21,6 +21,10 @@ class GroupBroken(ClusterError):
     """A rank of a group died or does not answer, so that the others cannot go on."""
 
 
+class Superseded(Exception):
+    """A generation of the server was asked that is over: another goes on from a checkpoint. No user sees it."""
+
+
 def last_line(error: Exception) -> str:
     """The exception at the end of the remote traceback that Ray puts into its message."""
     return str(error).strip().splitlines()[-1].strip()

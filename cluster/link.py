@@ -10,7 +10,8 @@ from ray.actor import ActorHandle
 
 from cluster.aggregation import WireType
 from cluster.blocks import slice_bounds
-from cluster.server import Assignment
+from cluster.coordinator import Assignment
+from cluster.server import Address
 from cluster.shards import GradientKey, Shard, ShardReport
 from cluster.vectors import fetch
 from cluster.wire import encode
@@ -30,8 +31,8 @@ class ServerLink:
     `gradient_wire` is what gradients travel as.
     """
 
-    def __init__(self, worker_id: str, server: ActorHandle, gradient_wire: WireType) -> None:
-        self._worker_id, self._server = worker_id, server
+    def __init__(self, worker_id: str, address: Address, gradient_wire: WireType) -> None:
+        self._worker_id, self._address = worker_id, address
         self._wire: WireType = gradient_wire
         self._base = 0
         self._parameters = np.empty(0, dtype=np.float32)
@@ -42,12 +43,14 @@ class ServerLink:
 
         All reports are one message, which is also the question: one round trip a meta-step where a worker computes it
         alone, two with slices, which have the gradients before the server hears of them. Raises `RayActorError` or
-        `ObjectLostError` if the server, or one of its slices, is lost.
+        `ObjectLostError` if the server or one of its slices is lost, `Superseded` once others go on without it.
         """
         sent = [report._replace(gradient=encode(report.gradient, self._wire)) for report in reports]
         if self._slices and sent:
             sent = self._push(sent)
-        assignment = cast(Assignment, ray.get(self._server.exchange.remote(self._worker_id, self._base, sent)))
+        server, generation = self._address
+        asked = server.exchange.remote(generation, self._worker_id, self._base, sent)
+        assignment = cast(Assignment, ray.get(asked))
         if not assignment.shards:
             return None
         self._base = assignment.base
@@ -62,7 +65,9 @@ class ServerLink:
         bounds = list(pairwise(slice_bounds(len(self._parameters), len(self._slices))))
         pushes = [
             one.push.remote(
-                GradientKey(report.shard.version, report.shard.index, self._base), report.gradient[start:stop]
+                self._address.generation,
+                GradientKey(report.shard.version, report.shard.index, self._base),
+                report.gradient[start:stop],
             )
             for report in reports
             for one, (start, stop) in zip(self._slices, bounds, strict=True)

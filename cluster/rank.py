@@ -1,6 +1,5 @@
 """The actor of one rank of a group: the leader is a worker to the server, the others follow the leader."""
 
-from ray.actor import ActorHandle
 from torch._C._distributed_c10d import TCPStore
 
 from cluster.aggregation import WireType
@@ -8,6 +7,7 @@ from cluster.code_version import require_code
 from cluster.group import LeadsGroup, connect, follow, leading, listen, process_group
 from cluster.group_plan import GroupPlan
 from cluster.memory import keep_freed_memory
+from cluster.server import Address
 from cluster.threads import threads
 from cluster.worker import Worker
 
@@ -26,8 +26,8 @@ class Rank:
         self._store = listen(self._plan.timeout_s)
         return self._store.port
 
-    def lead(self, name: str, server: ActorHandle, gradient_wire: WireType) -> None:
-        """As rank 0, compute shards for `server` with the others' help until the run is over.
+    def lead(self, name: str, address: Address, gradient_wire: WireType) -> None:
+        """As rank 0, compute shards for the server at `address` with the others' help until the run is over.
 
         Raises `GroupBroken` when a rank is lost, and what the computation raises.
         """
@@ -41,7 +41,7 @@ class Rank:
             def build() -> LeadsGroup:
                 return LeadsGroup(group, plan.build_share(group.sharing))
 
-            Worker().run(name, server, build, self._num_threads, gradient_wire)
+            Worker().run(name, address, build, self._num_threads, gradient_wire)
 
     def follow(self, rank: int, port: int) -> None:
         """As another rank, compute shares of the leader's shards until it dismisses the group; raises as `lead`."""

@@ -1,228 +1,68 @@
-"""The parameter server actor: an asyncio shell around `ServerState` that hands out shards and saves checkpoints."""
+"""The parameter server actor: one coordinator after another, each from the newest checkpoint."""
 
-import asyncio
-import time
-from collections.abc import Awaitable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from ray.actor import ActorHandle
 
-from cluster.checkpoint import Checkpoint, load_newest, save
+from cluster.checkpoint import Checkpoint
 from cluster.code_version import require_code
+from cluster.coordinator import Assignment, Coordinator, Progress
+from cluster.errors import Superseded
 from cluster.plan import ServerPlan, StepRecord
-from cluster.refresh import Pending, Refreshed
 from cluster.refresher import Elsewhere
-from cluster.server_state import ServerState
-from cluster.shards import Shard, ShardReport
+from cluster.shards import ShardReport
 from cluster.slices import InSlices
-from cluster.vectors import InServer, Published, Vectors
+from cluster.vectors import InServer, Vectors
 
 
-class Assignment(NamedTuple):
-    """Shards for a worker, none when it is to end, to be computed at parameters that saw `base` updates.
+class Address(NamedTuple):
+    """Whom a worker works for: the server in one of its generations, which a later one knows nothing of."""
 
-    The parameters, as they travel, come if they changed since the worker's last assignment: the vector itself or a
-    list of references to it (a bare reference would be fetched before the reply is). `slices` come with a worker's
-    first parameters: where its gradients go, empty if to the server; `new_state` with its first shards under a state.
-    """
-
-    shards: tuple[Shard, ...]
-    base: int
-    parameters: Published | None
-    slices: tuple[ActorHandle, ...] | None
-    new_state: np.ndarray | None = None
-
-
-class Progress(NamedTuple):
-    """Meta-steps done, and whether the run is over."""
-
-    records: list[StepRecord]
-    is_over: bool
+    server: ActorHandle
+    generation: int
 
 
 class Server:
-    """Runs as a Ray actor; state is touched on its event loop alone, files are written in a thread.
+    """Runs as a Ray actor. The vectors are in `slices`, which outlive it and which it outlives, or, if none, in itself.
 
-    It starts from the newest checkpoint of the plan's folder, which holds one from the run's beginning.
+    A generation ends when a slice is lost: what the others hold is no use without it, so all go on from the newest
+    checkpoint, and what workers computed for the generation before counts no more.
     """
 
-    def __init__(self, code: str, plan: ServerPlan) -> None:
+    def __init__(self, code: str, plan: ServerPlan, generation: int = 0, slices: Sequence[ActorHandle] = ()) -> None:
         """Raises `ClusterError` unless this process runs `code`, the driver's `cluster.code_version`."""
         require_code(code)
         self._plan = plan
-        start = load_newest(plan.checkpoint_dir)
-        self._state = ServerState(plan, start)
-        self._vectors: Vectors = (
-            InServer(plan, start) if plan.aggregation.num_slices == 1 else InSlices(plan, start, code)
-        )
         self._refresher = None if plan.refresh is None else Elsewhere(plan.refresh.build, code)
-        self._updating = asyncio.Lock()
-        self._records: list[StepRecord] = []
-        self._base_at: dict[str, int] = {}
-        self._adopted: dict[str, np.ndarray] = {}
-        self._changed = asyncio.Event()
-        self._stopped = False
-        self._error: Exception | None = None
-        self._saved = self._state.num_updates
-        self._saving: asyncio.Task[None] | None = None
-        self._refreshing: asyncio.Task[Pending | None] | None = None
+        self._begin(generation, slices)
 
-    async def exchange(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
-        """Take a worker's reports in, computed after `base` updates; answer with its next assignment once there is one.
+    async def restart(self, generation: int, slices: Sequence[ActorHandle]) -> None:
+        """Go on from the newest checkpoint with these slices; raises `CheckpointError`."""
+        await self._coordinator.abandon()
+        self._begin(generation, slices)
 
-        An assignment without shards is the last: the run is over, or the worker was taken for dead.
-        A worker that has more to report does so before it asks: what it holds and does not report is given to others.
-        """
-        await self._vectors.start()
-        await self._take_in(worker_id, base, reports)
-        if self._state.take_back(worker_id):
-            self._notify()
-        asked_at = time.perf_counter()
-        while not self._is_over and not self._state.is_released(worker_id):
-            shards = self._state.assign(worker_id)
-            if shards:
-                self._state.waited(time.perf_counter() - asked_at)
-                return self._assignment(worker_id, shards)
-            await self._change(self._state.take_over_in_s(worker_id))
-        return Assignment((), base, None, None)
+    async def exchange(self, generation: int, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
+        """`Coordinator.exchange`, for a worker of this generation; raises `Superseded` for one of another."""
+        if generation != self._generation:
+            raise Superseded
+        return await self._coordinator.exchange(worker_id, base, reports)
 
     async def release(self, worker_id: str) -> int:
-        """Give a dead worker's shards to others; returns how many shards that were."""
-        num_lost = self._state.release(worker_id)
-        self._notify()
-        return num_lost
+        """`Coordinator.release`."""
+        return await self._coordinator.release(worker_id)
 
     async def progress(self, seen: int) -> Progress:
-        """The meta-steps after version `seen`, waiting for one unless the run is over; those before are forgotten."""
-        while not self._records_after(seen) and not self._is_over:
-            await self._change(None)
-        return Progress(self._records_after(seen), self._is_over)
+        """`Coordinator.progress`."""
+        return await self._coordinator.progress(seen)
 
     async def finish(self, seen: int) -> tuple[list[StepRecord], Checkpoint]:
-        """End the run here: abandon the meta-step at hand, save; returns the records after `seen` and the end.
+        """`Coordinator.finish`."""
+        return await self._coordinator.finish(seen)
 
-        Raises what made the run fail: `CheckpointError`, `RefusedSteps`.
-        """
-        self._stopped = True
-        self._notify()
-        await self._vectors.start()
-        async with self._updating:
-            if self._saving is not None:
-                await self._saving
-            if self._refreshing is not None:
-                await self._refreshing
-            error = self._error or self._state.failure
-            if error is not None:
-                raise error
-            last = self._state.checkpoint(await self._vectors.state())
-        if self._state.num_updates != self._saved:
-            await asyncio.to_thread(save, last, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
-        return self._records_after(seen), last
+    def _begin(self, generation: int, slices: Sequence[ActorHandle]) -> None:
+        def vectors(start: Checkpoint) -> Vectors:
+            return InSlices(self._plan, start, generation, slices) if slices else InServer(self._plan, start)
 
-    @property
-    def _is_over(self) -> bool:
-        return self._stopped or self._error is not None or self._state.is_done
-
-    async def _take_in(self, worker_id: str, base: int, reports: Sequence[ShardReport]) -> None:
-        """Take reports in one by one, and make the updates that fall due.
-
-        Once enough of them are known to tell stragglers, those who wait without a limit are to have one.
-        """
-        for report in reports:
-            if self._is_over:
-                return
-            told_stragglers = self._state.tells_stragglers
-            key = self._state.accept(worker_id, base, report)
-            if self._state.tells_stragglers and not told_stragglers:
-                self._notify()
-            if key is not None:
-                self._vectors.keep(key, report.gradient, self._state)
-            if not self._updating.locked():  # else who holds the lock makes this update too
-                async with self._updating:
-                    await self._make_updates()
-
-    async def _make_updates(self) -> None:
-        while not self._is_over and (update := self._state.next_update()) is not None:
-            self._begin_refresh()
-            record = self._state.finish_update(await self._vectors.make(update))
-            if record is None:
-                continue
-            self._records.append(record)
-            self._notify()
-            if self._state.is_checkpoint_due:
-                await self._begin_saving()
-
-    async def _begin_saving(self) -> None:
-        """Write a checkpoint while the run goes on, but wait for the one before it: there is one copy at most."""
-        if self._saving is not None:
-            await self._saving
-        if self._error is None:
-            self._saved = self._state.num_updates
-            checkpoint = self._state.checkpoint(await self._vectors.state())
-            late = self._refreshing if self._state.refreshes.is_under_way else None
-            self._saving = asyncio.ensure_future(self._save(checkpoint, late))
-
-    def _begin_refresh(self) -> None:
-        """Have the survey that the update at hand completes refreshed, if it does, at the parameters before it."""
-        survey = self._state.refreshes.survey
-        if survey is not None and self._refresher is not None:
-            ask = self._refresher.refresh(self._vectors.published, survey)
-            self._refreshing = asyncio.ensure_future(self._refresh(ask))
-
-    async def _refresh(self, ask: Awaitable[Refreshed]) -> Pending | None:
-        """Wait for a refresh and deliver it; a failure ends the run."""
-        try:
-            return self._state.refreshes.deliver(await ask)
-        except Exception as error:
-            self._error = error
-            return None
-        finally:
-            self._notify()
-
-    def _records_after(self, seen: int) -> list[StepRecord]:
-        self._records = [record for record in self._records if record.version > seen]
-        return self._records
-
-    def _notify(self) -> None:
-        """Wake everybody who waits for a change."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _change(self, timeout_s: float | None) -> None:
-        """Wait until something changes, or so long."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-
-    def _assignment(self, worker_id: str, shards: tuple[Shard, ...]) -> Assignment:
-        base = self._state.num_updates
-        if self._base_at.get(worker_id) == base:
-            return Assignment(shards, base, None, None)
-        slices = None if worker_id in self._base_at else self._vectors.slices
-        self._base_at[worker_id] = base
-        self._state.sent_parameters()
-        return Assignment(shards, base, self._vectors.published, slices, self._new_state(worker_id))
-
-    def _new_state(self, worker_id: str) -> np.ndarray | None:
-        """The state of the shards at hand, if the worker does not have it."""
-        state = self._state.refreshes.state_at(self._state.version)
-        if state is None or self._adopted.get(worker_id) is state:
-            return None
-        self._adopted[worker_id] = state
-        return state
-
-    async def _save(self, checkpoint: Checkpoint, late: asyncio.Task[Pending | None] | None) -> None:
-        """Write one checkpoint, with the refresh that is pending at it but comes `late`; a failure ends the run."""
-        if late is not None:
-            checkpoint = replace(checkpoint, pending=await late)
-            if checkpoint.pending is None:  # it failed
-                return
-        try:
-            await asyncio.to_thread(save, checkpoint, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
-        except Exception as error:
-            self._error = error
-            self._notify()
+        self._generation = generation
+        self._coordinator = Coordinator(self._plan, vectors, self._refresher)

@@ -1,7 +1,7 @@
 """Places server and workers, watches them, replaces what dies, and passes on every meta-step."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import ray
@@ -10,13 +10,15 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import SameCode, code_version
+from cluster.coordinator import Progress
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
 from cluster.placement import bundles, num_units, shortage, total
 from cluster.places import Places
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.roster import Roster, Verdict
-from cluster.server import Progress, Server
+from cluster.server import Address, Server
+from cluster.slice_actors import SliceActors
 from cluster.unit import LoopEnd, Unit, start_unit
 
 _POLL_S = 0.25  # how soon a signal is noticed
@@ -24,7 +26,11 @@ _logger = logging.getLogger(__name__)
 
 
 class ServerLost(Exception):
-    """The server, or an actor that it computes with, is gone."""
+    """The server is gone."""
+
+
+class SliceLost(Exception):
+    """The server lives, but a slice of it is gone."""
 
 
 def train_with_workers(
@@ -63,19 +69,23 @@ class Fleet:
             num_units(plan), plan.min_to_start, plan.min_to_go_on, plan.start_timeout_s, plan.regrow_timeout_s
         )
         self._places = Places(plan)
-        self._server = start_server(plan, self._places)
+        self._slices = SliceActors(plan.server)
+        self._address = start_server(plan, self._places, 0, self._slices.actors)
         self._progress = self._server.progress.remote(self._seen)
         self._units = [start_unit(plan, self._places.take()) for _ in range(num_units(plan))]
         self._homeless = list(self._units)
 
     def run(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> Checkpoint:
-        """Watch until the run is over or stopped; a lost server is replaced and goes on from its newest checkpoint."""
+        """Watch until the run is over or stopped; what is lost is replaced."""
+        loss: ServerLost | SliceLost | None = None
         while True:
             try:
+                if loss is not None:
+                    self._go_back(loss)
                 self._watch(on_step, should_stop)
                 records, last = self._ask(self._server.finish.remote(self._version))
-            except ServerLost as loss:
-                self._replace_server(loss)
+            except (ServerLost, SliceLost) as found:
+                loss = found
                 continue
             self._pass_on(records, on_step)
             return last
@@ -85,14 +95,22 @@ class Fleet:
         for unit in self._units:
             unit.stop()
         ray.kill(self._server)
+        self._slices.stop()
+
+    @property
+    def _server(self) -> ActorHandle:
+        return self._address.server
 
     def _watch(self, on_step: Callable[[StepRecord], None], should_stop: Callable[[], bool]) -> None:
-        """Hear everybody until the run is over or stopped; raises `ServerLost`, `ClusterError`."""
+        """Hear everybody until the run is over or stopped; raises `ServerLost`, `SliceLost`, `ClusterError`."""
         while not should_stop():
             loops = {loop: unit for unit in self._units for loop in unit.loops}
             placed = {unit.placed: unit for unit in self._homeless}
-            ready, _ = ray.wait([self._progress, *loops, *placed], num_returns=1, timeout=_POLL_S)
+            heard = [self._progress, *self._slices.watches, *loops, *placed]
+            ready, _ = ray.wait(heard, num_returns=1, timeout=_POLL_S)
             for reference in ready:
+                if reference in self._slices.watches:
+                    raise SliceLost
                 if reference in loops:
                     self._see_off(loops[reference], loops[reference].ended(reference))
                 elif reference in placed:
@@ -127,7 +145,7 @@ class Fleet:
             self._homeless.append(self._units[-1])
             self._num_restarts += 1
             self._ask(self._server.release.remote(unit.name))
-        elif end is LoopEnd.CUT_OFF or (end is LoopEnd.OVER and unit.server not in (None, self._server)):
+        elif end is LoopEnd.CUT_OFF or (end is LoopEnd.OVER and unit.address not in (None, self._address)):
             self._ask(self._server.release.remote(unit.name))
             self._employ(unit)
 
@@ -140,17 +158,28 @@ class Fleet:
             self._roster.lose()
 
     def _employ(self, unit: Unit) -> None:
-        unit.follow(f"worker-{self._num_names}", self._server)
+        unit.follow(f"worker-{self._num_names}", self._address)
         self._num_names += 1
 
-    def _replace_server(self, loss: ServerLost) -> None:
-        """A new server goes on from the newest checkpoint; units join it when they find that the old one is gone."""
-        ray.kill(self._server)
+    def _go_back(self, loss: ServerLost | SliceLost) -> None:
+        """Replace what is gone, and go on from the newest checkpoint.
+
+        Who lives of server and slices stays, as another generation; units join it when they find that theirs is over.
+        """
         self._roster.lose_server()
-        self._require_worth("the parameter server")
-        _logger.warning("%s after meta-step %d: another goes on from the newest checkpoint", loss, self._version)
-        self._server, self._seen = start_server(self._plan, self._places), 0
+        victim = "the parameter server" if isinstance(loss, ServerLost) else "a slice of the parameter server"
+        self._require_worth(victim)
+        _logger.warning("%s died after meta-step %d: another goes on from the newest checkpoint", victim, self._version)
         self._num_restarts += 1
+        self._slices.replace_dead(one_is=isinstance(loss, SliceLost))
+        generation, slices = self._address.generation + 1, self._slices.actors
+        if isinstance(loss, ServerLost):
+            ray.kill(self._server)
+            self._address = start_server(self._plan, self._places, generation, slices)
+        else:
+            self._ask(self._server.restart.remote(generation, slices))
+            self._address = Address(self._server, generation)
+        self._seen = 0
         self._progress = self._server.progress.remote(self._seen)
         if self._roster.has_begun:
             for unit in self._settled():
@@ -180,17 +209,17 @@ class Fleet:
         raise ClusterError(f"{asked} (waited {self._roster.short_s:.0f} s)")
 
     def _ask(self, reference: ray.ObjectRef):
-        """The server's answer; raises `ServerLost` if it died or has lost an actor of its own."""
+        """The server's answer; raises `ServerLost` if it died, `SliceLost` if it ran into a slice's death."""
         try:
             return ray.get(reference)
         except RayTaskError as error:
             if isinstance(error.cause, (RayActorError, ObjectLostError)):
-                raise ServerLost("a part of the parameter server died") from error
+                raise SliceLost from error
             raise
         except RayActorError as error:
             if error.actor_init_failed:
                 raise ClusterError(f"the parameter server could not start: {last_line(error)}") from error
-            raise ServerLost("the parameter server died") from error
+            raise ServerLost from error
 
     def _pass_on(self, records: list[StepRecord], on_step: Callable[[StepRecord], None]) -> None:
         """Show each meta-step once; a new server also tells of those that it did again."""
@@ -202,11 +231,12 @@ class Fleet:
                 on_step(record._replace(num_workers=self._roster.num_placed, restarts=self._num_restarts))
 
 
-def start_server(plan: TrainingPlan, places: Places) -> ActorHandle:
-    """The server: it reads the newest checkpoint of the plan's folder."""
-    server = ray.remote(Server).options(
+def start_server(plan: TrainingPlan, places: Places, generation: int, slices: Sequence[ActorHandle]) -> Address:
+    """The server with these slices: it reads the newest checkpoint of the plan's folder."""
+    options = ray.remote(Server).options(
         num_cpus=0,
         scheduling_strategy=places.of_server,
         max_concurrency=plan.server.max_calls,  # Ray's own 1,000 may all wait
     )
-    return cast(ActorHandle, server.remote(SameCode(code_version()), plan.server))
+    server = options.remote(SameCode(code_version()), plan.server, generation, slices)
+    return Address(cast(ActorHandle, server), generation)

@@ -9,10 +9,11 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.code_version import SameCode, code_version
-from cluster.errors import ClusterError, GroupBroken, last_line
+from cluster.errors import ClusterError, GroupBroken, Superseded, last_line
 from cluster.places import Place
 from cluster.plan import TrainingPlan
 from cluster.rank import Rank
+from cluster.server import Address
 from cluster.worker import Worker
 
 _CAUSE_S = 1.0  # how long a broken group waits for the rank that broke it to say why
@@ -22,7 +23,7 @@ class LoopEnd(Enum):
     """Why an actor's loop ended, where it was nobody's mistake."""
 
     OVER = "the run is over, as far as the server that it followed could say"
-    CUT_OFF = "the server, or a vector that it held, is gone; the actor lives"
+    CUT_OFF = "the server that it followed, or a vector of it, is gone or goes on anew; the actor lives"
     DEAD = "the actor's process or node is gone"
     BROKEN = "another rank of its group is gone, or hangs; the actor lives"
 
@@ -31,8 +32,8 @@ class Unit:
     """One worker, or the ranks of a group.
 
     `actors` live in `place`, whose resources Ray reserves all at once or, until there is room, not at all:
-    `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, server)`, which gives one reference
-    for each; `loops` are those that have not ended, and first the `checks` of each actor's code. `server` is the last
+    `placed` is ready when it has. `follow` starts a loop in every actor, `run(name, address)`, which gives a reference
+    for each; `loops` are those that have not ended, and first the `checks` of each actor's code. `address` is the last
     that it followed.
     """
 
@@ -41,19 +42,19 @@ class Unit:
         place: Place,
         actors: Sequence[ActorHandle],
         checks: Sequence[ray.ObjectRef],
-        run: Callable[[str, ActorHandle], Sequence[ray.ObjectRef]],
+        run: Callable[[str, Address], Sequence[ray.ObjectRef]],
     ) -> None:
         self.actors = tuple(actors)
         self.placed: ray.ObjectRef = place.group.ready()
         self.name, self._cut_off = "", False
-        self.server: ActorHandle | None = None
+        self.address: Address | None = None
         self.loops = list(checks)
         self._place, self._run = place, run
 
-    def follow(self, name: str, server: ActorHandle) -> None:
-        """Have all actors compute for `server`, which knows them by `name`; none of them may be in a loop."""
-        self.name, self.server, self._cut_off = name, server, False
-        self.loops += self._run(name, server)
+    def follow(self, name: str, address: Address) -> None:
+        """Have all actors compute for a server, which knows them by `name`; none of them may be in a loop."""
+        self.name, self.address, self._cut_off = name, address, False
+        self.loops += self._run(name, address)
 
     def ended(self, loop: ray.ObjectRef) -> LoopEnd | None:
         """Take note that a loop ended: how the unit did, or None while that waits for other loops to end.
@@ -87,18 +88,18 @@ def start_unit(plan: TrainingPlan, place: Place) -> Unit:
     if group is None:
         worker = _start(plan, place, 0, Worker)
 
-        def run(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
-            return [worker.run.remote(name, server, plan.build_gradient, plan.threads_per_worker, wire)]
+        def run(name: str, address: Address) -> list[ray.ObjectRef]:
+            return [worker.run.remote(name, address, plan.build_gradient, plan.threads_per_worker, wire)]
 
         return Unit(place, [worker], [worker.require_code.remote(code_version())], run)
     has_own_gpus = plan.gpus_per_worker == 1
     arguments = (SameCode(code_version()), group, plan.threads_per_worker, has_own_gpus)
     ranks = [_start(plan, place, index, Rank, *arguments) for index in range(group.num_ranks)]
 
-    def run_group(name: str, server: ActorHandle) -> list[ray.ObjectRef]:
+    def run_group(name: str, address: Address) -> list[ray.ObjectRef]:
         port = ranks[0].listen.remote()
         return [
-            ranks[0].lead.remote(name, server, wire),
+            ranks[0].lead.remote(name, address, wire),
             *(rank.follow.remote(index, port) for index, rank in enumerate(ranks) if index),
         ]
 
@@ -118,7 +119,7 @@ def loop_end(loop: ray.ObjectRef) -> LoopEnd:
     try:
         ray.get(loop)
     except RayTaskError as error:  # first: an actor's death that a loop ran into is of both classes
-        if isinstance(error.cause, (RayActorError, ObjectLostError)):
+        if isinstance(error.cause, (RayActorError, ObjectLostError, Superseded)):
             return LoopEnd.CUT_OFF
         if isinstance(error.cause, GroupBroken):
             return LoopEnd.BROKEN

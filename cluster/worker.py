@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-from ray.actor import ActorHandle
-
 from cluster.aggregation import WireType
 from cluster.code_version import require_code
 from cluster.link import ServerLink
 from cluster.memory import keep_freed_memory
+from cluster.server import Address
 from cluster.shards import ComputesMetaGradient, ShardReport, adopt
 from cluster.threads import threads
 
@@ -22,14 +21,14 @@ class Worker:
     def run(
         self,
         worker_id: str,
-        server: ActorHandle,
+        address: Address,
         build_gradient: Callable[[], ComputesMetaGradient],
         num_threads: int,
         gradient_wire: WireType,
     ) -> None:
-        """Compute shards for `server` until the run is over; raises what the computation raises."""
+        """Compute shards for the server at `address` until the run is over; raises what the computation raises."""
         keep_freed_memory()
-        link = ServerLink(worker_id, server, gradient_wire)
+        link = ServerLink(worker_id, address, gradient_wire)
         with threads(num_threads):
             compute = build_gradient()
             reports: list[ShardReport] = []

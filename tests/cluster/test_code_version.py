@@ -8,7 +8,6 @@ from fake_learner import training_plan
 from cluster.code_version import SameCode, code_version, digest, require_code
 from cluster.errors import ClusterError
 from cluster.server import Server
-from cluster.slice_state import SliceState
 from cluster.slices import Slice
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +44,9 @@ def test_any_change_of_a_source_is_other_code(copy: Path, change: str):
 
 def test_a_server_and_a_slice_of_other_code_are_refused(tmp_path: Path):
     plan = training_plan(tmp_path).server
-    vectors = SliceState(training_plan(tmp_path).parameters, {}, None)
-    Slice(code_version(), plan.optimizer, plan.num_steps, "float32", vectors)
+    Slice(code_version(), plan.optimizer, plan.num_steps, "float32")
     with pytest.raises(ClusterError, match="runs other code than the run"):
-        Slice("sources 0", plan.optimizer, plan.num_steps, "float32", vectors)
+        Slice("sources 0", plan.optimizer, plan.num_steps, "float32")
     with pytest.raises(ClusterError, match="runs other code than the run"):
         Server("sources 0", plan)
 

@@ -1,11 +1,11 @@
 """Slices and policies over Ray: what is exact has the bits of the run in one process, what is not keeps its bounds."""
 
-import asyncio
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from bystanders import ignore, never
 from fake_learner import HeldUp, KilledOnce, slow_gradient, training_plan
@@ -13,11 +13,9 @@ from victims import victims
 
 from cluster import checkpoint as checkpoints
 from cluster.aggregation import AggregationPlan
-from cluster.checkpoint import Checkpoint
 from cluster.errors import ClusterError
 from cluster.plan import StepRecord
 from cluster.policies import Asynchronous, ServerPolicy, Stale
-from cluster.slices import InSlices
 from cluster.training import run_meta_training
 
 pytestmark = pytest.mark.ray
@@ -45,31 +43,37 @@ def test_slices_narrow_wires_and_the_average_have_the_bits_of_one_process_over_a
     assert records[4].num_bytes % (2 * len(local.parameters)) == 0
 
 
-@pytest.mark.slow  # with other deaths: test_chaos.py
-def test_a_slice_killed_by_sigkill_is_replaced_with_the_server(ray_cluster: None, tmp_path: Path):
+@pytest.mark.parametrize("victim", ["Slice", "Server"])
+def test_server_and_slices_outlive_each_other_and_the_bits_stay(ray_cluster: None, tmp_path: Path, victim: str):
     plan = training_plan(tmp_path / "run", num_workers=2, build=slow_gradient)
     local = run_meta_training(replace(plan, checkpoint_dir=tmp_path / "local", num_workers=0), ignore, never)
     records: list[StepRecord] = []
+    killed: list[psutil.Process] = []
+    alive: list[set[int]] = []
 
     def kill(record: StepRecord) -> None:
         records.append(record)
+        if record.version in (7, 12):
+            alive.append({process.pid for name in ("Server", "Slice") for process in victims(name)})
         if record.version == 7:
-            victims("Slice")[1].kill()
+            killed.append(victims(victim)[-1])
+            killed[0].kill()
 
     result = run_meta_training(replace(plan, aggregation=AggregationPlan(num_slices=2)), kill, never)
     assert result.params_sha256 == local.params_sha256
     assert [record.version for record in records] == list(range(1, 13))
+    before, after = alive
+    assert before - after == {killed[0].pid} and len(before) == len(after) == 3
+    assert records[-1].restarts == 1
 
 
-def test_a_slice_of_other_code_ends_the_run_saying_so(ray_cluster: None, tmp_path: Path):
-    plan = replace(training_plan(tmp_path), aggregation=AggregationPlan(num_slices=2))
-    start = Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {})
-
-    async def begin() -> None:
-        await InSlices(plan.server, start, "sources 0").start()
-
+def test_a_slice_of_other_code_ends_the_run_saying_so(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cluster.slice_actors.code_version", lambda: "sources 0")
+    plan = replace(training_plan(tmp_path, num_workers=1), aggregation=AggregationPlan(num_slices=2))
     with pytest.raises(ClusterError, match=r"a slice .* could not start: .* runs other code than the run"):
-        asyncio.run(begin())
+        run_meta_training(plan, ignore, never)
 
 
 def test_a_shard_that_a_worker_sits_on_is_given_to_an_idle_one_and_the_bits_stay(ray_cluster: None, tmp_path: Path):

@@ -3,19 +3,19 @@
 import asyncio
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from fake_learner import training_plan
 from server_bench import COMPUTE, Bench
 
-from cluster import server as servers
+from cluster import coordinator as coordinators
 from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint, save
-from cluster.code_version import code_version
+from cluster.coordinator import Coordinator
 from cluster.plan import TrainingPlan
 from cluster.policies import Asynchronous, ServerPolicy, Stale
-from cluster.server import Server
 from cluster.shards import GradientKey
 from cluster.update_queue import UpdateQueue
 from cluster.vectors import InServer
@@ -78,18 +78,18 @@ def test_gradients_of_later_updates_may_be_here_before_the_next_is_made(policy: 
 
 
 async def parameters_behind(gate: threading.Event, plan: TrainingPlan) -> bytes:
-    """The same eight gradients through a server that saves nothing before all of them are there."""
+    """The same eight gradients through a coordinator that saves nothing before all of them are there."""
     save(beginning(plan), plan.checkpoint_dir, 3)
-    server = Server(code_version(), plan.server)
+    coordinator = Coordinator(plan.server, partial(InServer, plan.server))
     questions = []
-    for name, work in [(name, await server.exchange(name, 0, ())) for name in WORKERS]:
+    for name, work in [(name, await coordinator.exchange(name, 0, ())) for name in WORKERS]:
         report = COMPUTE(plan.parameters, work.shards[0])
-        questions.append(asyncio.ensure_future(server.exchange(name, 0, [report])))
+        questions.append(asyncio.ensure_future(coordinator.exchange(name, 0, [report])))
         for _ in range(20):
             await asyncio.sleep(0)
     gate.set()
     await asyncio.wait_for(questions[3], 60)  # it made the second meta-step and waited for the first's checkpoint
-    _, last = await server.finish(0)
+    _, last = await coordinator.finish(0)
     await asyncio.gather(*questions)
     assert last.version == 4
     return last.parameters.tobytes()
@@ -105,6 +105,6 @@ def test_slow_storage_changes_no_bit_of_what_the_same_gradients_make(
         gate.wait(60)
         return save(checkpoint, folder, keep)
 
-    monkeypatch.setattr(servers, "save", save_late)
+    monkeypatch.setattr(coordinators, "save", save_late)
     slow = asyncio.run(parameters_behind(gate, plan_of(policy, tmp_path)))
     assert slow == asyncio.run(parameters_after(policy, num_together=1))[0]

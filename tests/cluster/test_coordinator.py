@@ -1,31 +1,32 @@
-"""The server's shell without Ray: an actor's class is a class, and its event loop any."""
+"""The coordinator without Ray: an actor's class is a class, and its event loop any."""
 
 import asyncio
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_learner import build_gradient, training_plan
 
-from cluster import server as servers
+from cluster import coordinator as coordinators
 from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint, load_newest, save
-from cluster.code_version import code_version
+from cluster.coordinator import Assignment, Coordinator
 from cluster.plan import TrainingPlan
 from cluster.policies import Asynchronous, Stale
-from cluster.server import Assignment, Server
 from cluster.server_state import ServerState
 from cluster.shards import ShardReport
 from cluster.slice_state import SliceState
+from cluster.vectors import InServer
 
 COMPUTE = build_gradient()
 
 
-def new_server(plan: TrainingPlan) -> Server:
+def new_coordinator(plan: TrainingPlan) -> Coordinator:
     save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 3)
-    return Server(code_version(), plan.server)
+    return Coordinator(plan.server, partial(InServer, plan.server))
 
 
 async def settle() -> None:
@@ -39,23 +40,23 @@ def reports_of(work: Assignment) -> list[ShardReport]:
     return [COMPUTE(work.parameters, shard) for shard in work.shards]
 
 
-async def step(server: Server, work: Assignment) -> Assignment:
+async def step(coordinator: Coordinator, work: Assignment) -> Assignment:
     """Report the first shard of an assignment that came with parameters, and ask for the next."""
-    return await server.exchange("a", work.base, reports_of(work)[:1])
+    return await coordinator.exchange("a", work.base, reports_of(work)[:1])
 
 
 def test_a_dead_workers_question_ends_whether_it_comes_before_its_death_is_known_or_after(tmp_path: Path):
     async def run() -> None:
         plan = replace(training_plan(tmp_path, num_workers=2), num_shards=1)
-        server = new_server(plan)
-        assert (await server.exchange("busy", 0, ())).shards
-        waiting = asyncio.ensure_future(server.exchange("dead", 0, ()))
+        coordinator = new_coordinator(plan)
+        assert (await coordinator.exchange("busy", 0, ())).shards
+        waiting = asyncio.ensure_future(coordinator.exchange("dead", 0, ()))
         await settle()
         assert not waiting.done()
-        await server.release("dead")
-        for question in (waiting, server.exchange("dead", 0, ())):
+        await coordinator.release("dead")
+        for question in (waiting, coordinator.exchange("dead", 0, ())):
             assert (await asyncio.wait_for(question, 60)).shards == ()
-        assert not (await asyncio.wait_for(server.finish(0), 60))[0]
+        assert not (await asyncio.wait_for(coordinator.finish(0), 60))[0]
 
     asyncio.run(run())
 
@@ -63,36 +64,36 @@ def test_a_dead_workers_question_ends_whether_it_comes_before_its_death_is_known
 def test_shards_that_were_refused_go_to_whoever_is_idle(tmp_path: Path):
     async def run() -> None:
         plan = replace(training_plan(tmp_path, num_workers=2), num_shards=8, num_steps=3)
-        server = new_server(replace(plan, aggregation=AggregationPlan(Stale(1), straggler_factor=None)))
-        late = await server.exchange("slow", 0, ())
-        work, parameters = await server.exchange("fast", 0, ()), plan.parameters
+        coordinator = new_coordinator(replace(plan, aggregation=AggregationPlan(Stale(1), straggler_factor=None)))
+        late = await coordinator.exchange("slow", 0, ())
+        work, parameters = await coordinator.exchange("fast", 0, ()), plan.parameters
         while True:
             parameters = parameters if work.parameters is None else work.parameters
-            asked = server.exchange("fast", work.base, reports_of(work._replace(parameters=parameters)))
+            asked = coordinator.exchange("fast", work.base, reports_of(work._replace(parameters=parameters)))
             question = asyncio.ensure_future(asked)
             await settle()
             if not question.done():
                 break
             work = question.result()
-        again = await server.exchange("slow", late.base, reports_of(late))
+        again = await coordinator.exchange("slow", late.base, reports_of(late))
         others = await asyncio.wait_for(question, 60)
         assert [*again.shards, *others.shards] == list(late.shards) and len(late.shards) == 2
-        await server.finish(3)
+        await coordinator.finish(3)
 
     asyncio.run(run())
 
 
 def test_who_was_idle_before_it_was_known_how_long_a_shard_takes_ends_a_stall_too(tmp_path: Path):
     async def run() -> None:
-        server = new_server(replace(training_plan(tmp_path, num_workers=3), num_shards=6))
-        stalled, other, work = [await server.exchange(name, 0, ()) for name in ("stalled", "other", "idle")]
+        coordinator = new_coordinator(replace(training_plan(tmp_path, num_workers=3), num_shards=6))
+        stalled, other, work = [await coordinator.exchange(name, 0, ()) for name in ("stalled", "other", "idle")]
         reports = reports_of(work)
         while (shard := work.shards[0]).index < 5:
-            work = await server.exchange("idle", 0, [reports[0]._replace(shard=shard)])
-        idle = asyncio.ensure_future(server.exchange("idle", 0, [reports[0]._replace(shard=shard)]))
+            work = await coordinator.exchange("idle", 0, [reports[0]._replace(shard=shard)])
+        idle = asyncio.ensure_future(coordinator.exchange("idle", 0, [reports[0]._replace(shard=shard)]))
         await settle()
         assert not idle.done()
-        first = await asyncio.wait_for(server.exchange("other", 0, reports_of(other)), 60)
+        first = await asyncio.wait_for(coordinator.exchange("other", 0, reports_of(other)), 60)
         assert first.shards == (await asyncio.wait_for(idle, 60)).shards == stalled.shards
 
     asyncio.run(run())
@@ -101,11 +102,11 @@ def test_who_was_idle_before_it_was_known_how_long_a_shard_takes_ends_a_stall_to
 def test_what_an_asynchronous_run_ends_with_is_on_disk(tmp_path: Path):
     async def run() -> None:
         plan = training_plan(tmp_path, num_workers=1, checkpoint_every=1)
-        server = new_server(replace(plan, aggregation=AggregationPlan(Asynchronous())))
-        work = await server.exchange("a", 0, ())
+        coordinator = new_coordinator(replace(plan, aggregation=AggregationPlan(Asynchronous())))
+        work = await coordinator.exchange("a", 0, ())
         for _ in range(plan.num_shards + 2):
-            work = await step(server, work)
-        _, last = await server.finish(0)
+            work = await step(coordinator, work)
+        _, last = await coordinator.finish(0)
         assert last.version == 1 and work.base == 6
         assert load_newest(tmp_path).parameters.tobytes() == last.parameters.tobytes()
 
@@ -128,23 +129,23 @@ def test_slow_storage_holds_one_copy_and_workers_are_answered_meanwhile(
 
     make_checkpoint = ServerState.checkpoint
     monkeypatch.setattr(ServerState, "checkpoint", keep_count)
-    monkeypatch.setattr(servers, "save", save_late)
+    monkeypatch.setattr(coordinators, "save", save_late)
 
     async def run() -> None:
         plan = replace(training_plan(tmp_path, num_workers=2, checkpoint_every=1), num_shards=1)
-        server = new_server(plan)
-        work = await step(server, await server.exchange("a", 0, ()))
+        coordinator = new_coordinator(plan)
+        work = await step(coordinator, await coordinator.exchange("a", 0, ()))
         try:
-            waiting = asyncio.ensure_future(step(server, work))
+            waiting = asyncio.ensure_future(step(coordinator, work))
             await settle()
             assert copies == [1] and written == []
-            (ahead,) = (await asyncio.wait_for(server.exchange("b", 0, ()), 60)).shards
+            (ahead,) = (await asyncio.wait_for(coordinator.exchange("b", 0, ()), 60)).shards
             assert ahead.version == 2
         finally:
             gate.set()
-        await server.release("b")
+        await coordinator.release("b")
         assert (await waiting).shards == (ahead,)
-        _, last = await server.finish(0)
+        _, last = await coordinator.finish(0)
         assert written == copies[:2] == [1, 2] and last.version == load_newest(tmp_path).version == 2
 
     asyncio.run(run())

@@ -80,6 +80,8 @@ class Coordinator:
             self._notify()
         asked_at = time.perf_counter()
         while not self._is_over and not self._state.is_released(worker_id):
+            if self._abandoned:
+                raise Superseded
             shards = self._state.assign(worker_id)
             if shards:
                 self._state.waited(time.perf_counter() - asked_at)
@@ -94,8 +96,11 @@ class Coordinator:
         return num_lost
 
     async def progress(self, seen: int) -> Progress:
-        """The meta-steps after version `seen`, waiting for one unless the run is over; those before are forgotten."""
-        while not self._records_after(seen) and not self._is_over:
+        """The meta-steps after version `seen`, waiting for one unless the run is over; those before are forgotten.
+
+        Of an abandoned generation nobody wants to know any more.
+        """
+        while not self._records_after(seen) and not (self._is_over or self._abandoned):
             await self._change(None)
         return Progress(self._records_after(seen), self._is_over)
 
@@ -199,12 +204,10 @@ class Coordinator:
         self._changed = asyncio.Event()
 
     async def _change(self, timeout_s: float | None) -> None:
-        """Wait until something changes, or so long; raises `Superseded` in an abandoned generation."""
+        """Wait until something changes, or so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
-        if self._abandoned:
-            raise Superseded
 
     def _assignment(self, worker_id: str, shards: tuple[Shard, ...]) -> Assignment:
         base = self._state.num_updates

@@ -47,17 +47,15 @@ class OptimizerPlan:
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise UserError(f"average_decay={self.average_decay} must lie between 0 and 1, or be None for no average")
         require_at_least(0, warmup=self.warmup, max_refused_steps=self.max_refused_steps)
+        names = [*self._own_options, *(name for name, _ in self.further)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"the optimizer's option {name} is given twice: give it once")
 
     @property
     def options(self) -> dict[str, object]:
         """What was chosen of the optimiser's own options, by torch's names."""
-        chosen: dict[str, object] = {
-            "weight_decay": self.weight_decay,
-            "momentum": self.momentum,
-            "betas": self.betas,
-            "eps": self.epsilon,
-        }
-        return {name: value for name, value in chosen.items() if value is not None} | dict(self.further)
+        return self._own_options | dict(self.further)
 
     def learning_rate_at(self, version: int, num_steps: int) -> float:
         r"""Learning rate of the step that ends `version`, a pure function, so that a resumed run needs no history.
@@ -78,3 +76,14 @@ class OptimizerPlan:
         The initial parameters are forgotten soon, however slow the average is later.
         """
         return min(self.average_decay or 0.0, (1 + number) / (10 + number))
+
+    @property
+    def _own_options(self) -> dict[str, object]:
+        """Those that are fields here, by torch's names."""
+        chosen = {
+            "weight_decay": self.weight_decay,
+            "momentum": self.momentum,
+            "betas": self.betas,
+            "eps": self.epsilon,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}

@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cluster.checkpoint import Checkpoint, load
+from cluster.checkpoint import Checkpoint, load, paths
 from cluster.checkpoint_fit import require_fit, require_state_fit
-from cluster.errors import UserError
+from cluster.errors import CheckpointError, UserError
 from cluster.gradient import FlatParameters, parameter_shapes
+from cluster.storage import absolute, split
 from cluster.survey import initial_state, write_state
 from jobs.arguments import EvaluateOptions
 from jobs.building.bayes import bayes_limit
@@ -70,7 +71,7 @@ def find_trained(run: str, tracking_uri: str | None, data: Path | None, override
     Raises `UserError` where there is none.
     """
     path, folder = find_run(run) or FoundRun(_downloaded(run, tracking_uri), None)
-    checkpoint = load(path)
+    checkpoint = _load(path)
     settings = from_yaml(checkpoint.settings_yaml, origin=f" (in {path})")
     if data is not None:
         overrides = {**overrides, "tasks.path": [str(data.absolute())]}
@@ -125,3 +126,13 @@ def _downloaded(run: str, tracking_uri: str | None) -> str:
             f"there is no run {run}: name a run's folder, a checkpoint file, or a run id with --tracking-uri"
         )
     return str(run_checkpoint(run, tracking_uri))
+
+
+def _load(path: str) -> Checkpoint:
+    """The checkpoint at `path`; raises `CheckpointError` with the one before it for one that cannot be read."""
+    try:
+        return load(path)
+    except CheckpointError as error:
+        beside, place = paths(split(path)[0]), absolute(path)
+        before = beside[beside.index(place) + 1 :] if place in beside else []
+        raise CheckpointError(f"{error}: evaluate the one before, {before[0]}" if before else str(error)) from error

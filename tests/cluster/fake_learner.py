@@ -167,19 +167,22 @@ def _not_found() -> None:
 
 
 class HeldUpForm(Mapping[str, object]):
-    """An empty task form, which every checkpoint holds: the first process but this one that writes it never ends that.
+    """An empty task form, which every checkpoint holds: the first process but this one that writes it is held up.
 
-    It says so by `begun`.
+    It says so by `begun`, and goes on once there is `released`.
     """
 
-    def __init__(self, begun: Path) -> None:
-        self.begun, self.home = begun, os.getpid()
+    def __init__(self, begun: Path, released: Path) -> None:
+        self.begun, self.released, self.home = begun, released, os.getpid()
 
     def __iter__(self) -> Iterator[str]:
         if os.getpid() != self.home and not self.begun.exists():
             self.begun.touch()
-            time.sleep(120)
-            raise TimeoutError("nobody killed the process")
+            give_up_at = time.monotonic() + 120
+            while not self.released.exists():
+                if time.monotonic() > give_up_at:
+                    raise TimeoutError("nobody killed or released the process")
+                time.sleep(0.01)
         return iter(())
 
     def __len__(self) -> int:

@@ -50,13 +50,14 @@ def test_who_waits_for_a_generation_that_ends_is_told_so_and_the_next_goes_on_fr
         plan = plan_of(tmp_path)
         server = new_server(plan)
         await first_step(server, plan)
-        waiting = [asyncio.ensure_future(ask) for ask in (server.exchange(0, "b", 0, ()), server.progress(1))]
+        driver, idle = [asyncio.ensure_future(ask) for ask in (server.progress(1), server.exchange(0, "b", 0, ()))]
         await settle()
-        assert not any(question.done() for question in waiting)
+        assert not driver.done() and not idle.done()
         await server.restart(1, ())
-        for question in (*waiting, server.exchange(0, "a", 1, ())):
+        for question in (idle, server.exchange(0, "a", 1, ())):
             with pytest.raises(Superseded):
                 await asyncio.wait_for(question, 60)
+        assert not (await asyncio.wait_for(driver, 60)).records
         again = await server.exchange(1, "c", 0, ())
         assert again.base == again.shards[0].version == load_newest(tmp_path).version == 1
 

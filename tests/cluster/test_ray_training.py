@@ -13,6 +13,7 @@ from fake_learner import Dying, Failing, HeldUpForm, KilledOnce, NotFinite, Rena
 from victims import victims
 
 from cluster import checkpoint as checkpoints
+from cluster.aggregation import AggregationPlan
 from cluster.errors import CheckpointError, ClusterError, RefusedSteps
 from cluster.plan import StepRecord
 from cluster.training import run_meta_training
@@ -139,20 +140,23 @@ def test_a_server_killed_alone_and_then_with_all_workers_is_replaced_and_every_s
     assert records[-1].restarts == 4  # the server twice, each worker once
 
 
-def test_a_server_killed_while_it_writes_the_last_checkpoint_is_replaced_and_every_step_is_seen_once(
-    ray_cluster: None, tmp_path: Path, expected: str
+@pytest.mark.parametrize("victim", ["Server", "Slice"])
+def test_a_part_killed_while_the_last_checkpoint_is_written_is_replaced_and_every_step_is_seen_once(
+    ray_cluster: None, tmp_path: Path, expected: str, victim: str
 ):
-    begun, records, give_up_at = tmp_path / "begun", [], time.monotonic() + 60
+    begun, released, records, give_up_at = tmp_path / "begun", tmp_path / "released", [], time.monotonic() + 60
 
     def kill(record: StepRecord) -> None:
         records.append(record)
         while record.version == 12 and not begun.exists():
             time.sleep(0.01)
         if record.version == 12:
-            victims("Server")[0].kill()
+            victims(victim)[0].kill()
+            released.touch()
 
     plan = training_plan(tmp_path / "run", num_workers=1, checkpoint_every=100)  # the last checkpoint is the only one
-    result = run_meta_training(replace(plan, task_form=HeldUpForm(begun)), kill, lambda: time.monotonic() > give_up_at)
+    plan = replace(plan, task_form=HeldUpForm(begun, released), aggregation=AggregationPlan(num_slices=2))
+    result = run_meta_training(plan, kill, lambda: time.monotonic() > give_up_at)
     assert result.params_sha256 == expected
     assert [record.version for record in records] == list(range(1, 13))
 

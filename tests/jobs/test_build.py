@@ -76,6 +76,7 @@ def test_a_builder_that_was_pickled_computes_the_same_gradient(tmp_path):
         ("--optimizer.momentum=0.5", "'soap' has no option momentum"),
         ("--optimizer.betas=0.9", "must be two numbers"),
         ("--optimizer.options=normalize_gradient", "'normalize_gradient' must be NAME=VALUE with a number"),
+        ("--optimizer.options=weight_decay=0.1,weight_decay=0.2", "option weight_decay is given twice"),
         ("--optimizer.options=shampoo_beta=high", "'shampoo_beta=high' must be NAME=VALUE with a number"),
         ("--optimizer.options=nesterov=true", "'soap' has no option nesterov: it has .*precondition_frequency"),
         ("--cluster.num-slices=1000", "num_slices=1000 must be 1"),
@@ -93,6 +94,17 @@ def test_further_options_of_an_optimizer_reach_its_plan(tmp_path):
     )
     plan = build_plan(tiny("five-modes", *words.split()), tmp_path, "", resume=False)
     assert plan.optimizer.options == {"momentum": 0.9, "nesterov": True, "dampening": 0}
+
+
+def test_an_option_beside_its_own_setting_is_refused(tmp_path):
+    words = (
+        "--optimizer.name=sgd",
+        "--optimizer.betas=",
+        "--optimizer.momentum=0.9",
+        "--optimizer.options=momentum=0.5",
+    )
+    with pytest.raises(UserError, match="option momentum is given twice"):
+        build_plan(tiny("five-modes", *words), tmp_path, "", resume=False)
 
 
 def test_what_the_server_is_told_reaches_its_plan(tmp_path):

@@ -90,6 +90,15 @@ def test_evaluation_of_a_saved_run_repeats_its_figures(plain_run, workplace):
     assert (workplace / "drawn" / "figures" / "learning_curve.png").exists()
 
 
+def test_a_damaged_checkpoint_is_refused_naming_the_one_before(plain_run, workplace, capsys):
+    checkpoints = shutil.copytree(plain_run.folder / "run" / "checkpoints", workplace / "copied")
+    before, newest = sorted(checkpoints.glob("*.mcb"))[-2:]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert main(["evaluate", "copied"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{newest} is truncated or damaged" in said and f"evaluate the one before, {before}" in said
+
+
 def test_a_checkpoint_is_found_through_the_tracking_store_alone(plain_run, tmp_path, monkeypatch):
     folder, figures = plain_run
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,7 @@ from typing import cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -20,6 +20,7 @@ from cluster.code_version import code_version
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
 from cluster.journal import Journal
+from cluster.losses import DEATHS
 from cluster.placement import bundles, shortage
 from cluster.plan import StepRecord, TrainingPlan
 from cluster.trainer import Trainer
@@ -135,7 +136,7 @@ class CollectiveRun:
             return ray.get(reference)
         except RayTaskError as error:
             raise error.cause or error from error
-        except RayActorError as error:
+        except DEATHS as error:
             raise ClusterError(
                 f"the collective run's journal or trainer died after meta-step {self._version} ({last_line(error)}): "
                 "resume from the last checkpoint"

@@ -72,10 +72,16 @@ class Coordinator:
 
         An assignment without shards is the last: the run is over, or the worker was taken for dead.
         A worker that has more to report does so before it asks: what it holds and does not report is given to others.
-        Raises `Superseded` once this generation is abandoned, and `RayActorError` if a slice is lost.
+        Raises `Superseded` once this generation is abandoned. Any other error ends it, such as a slice that is lost.
         """
-        await self._vectors.start()
-        await self._take_in(worker_id, base, reports)
+        try:
+            await self._vectors.start()
+            await self._take_in(worker_id, base, reports)
+        except Superseded:
+            raise
+        except Exception as error:
+            self._fail(error)
+            raise
         if self._state.take_back(worker_id):
             self._notify()
         asked_at = time.perf_counter()
@@ -107,7 +113,7 @@ class Coordinator:
     async def finish(self, seen: int) -> tuple[list[StepRecord], Checkpoint]:
         """End the run here: abandon the meta-step at hand, save; returns the records after `seen` and the end.
 
-        Raises what made the run fail: `CheckpointError`, `RefusedSteps`.
+        Raises what made the run fail (`CheckpointError`, `RefusedSteps`) or lost a slice (`cluster.losses`).
         """
         self._stopped = True
         self._notify()
@@ -125,14 +131,18 @@ class Coordinator:
             await asyncio.to_thread(save, last, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         return self._records_after(seen), last
 
-    async def abandon(self) -> None:
-        """Give this generation up: whoever waits is told so, a checkpoint that is being written is finished first."""
+    async def abandon(self, seen: int) -> list[StepRecord]:
+        """Give this generation up: whoever waits is told so, a checkpoint that is being written is finished first.
+
+        Returns the meta-steps after version `seen`: the next generation does not do those again that are saved.
+        """
         self._abandoned = True
         self._notify()
         if self._refreshing is not None:
             self._refreshing.cancel()
         if self._saving is not None:
-            await asyncio.gather(self._saving, return_exceptions=True)
+            await asyncio.wait([self._saving])
+        return self._records_after(seen)
 
     @property
     def _is_over(self) -> bool:
@@ -170,10 +180,12 @@ class Coordinator:
     async def _begin_saving(self) -> None:
         """Write a checkpoint while the run goes on, but wait for the one before it: there is one copy at most."""
         if self._saving is not None:
-            await self._saving
-        if self._error is None:
+            await asyncio.wait([self._saving])  # which may be cancelled
+        if self._error is None and not self._abandoned:
             self._saved = self._state.num_updates
             checkpoint = self._state.checkpoint(await self._vectors.state())
+            if self._abandoned:
+                raise Superseded
             late = self._refreshing if self._state.refreshes.is_under_way else None
             self._saving = asyncio.ensure_future(self._save(checkpoint, late))
 
@@ -189,7 +201,7 @@ class Coordinator:
         try:
             return self._state.refreshes.deliver(await ask)
         except Exception as error:
-            self._error = error
+            self._fail(error)
             return None
         finally:
             self._notify()
@@ -197,6 +209,11 @@ class Coordinator:
     def _records_after(self, seen: int) -> list[StepRecord]:
         self._records = [record for record in self._records if record.version > seen]
         return self._records
+
+    def _fail(self, error: Exception) -> None:
+        """End this generation by an error, the first one if there are several."""
+        self._error = self._error or error
+        self._notify()
 
     def _notify(self) -> None:
         """Wake everybody who waits for a change."""
@@ -235,5 +252,4 @@ class Coordinator:
         try:
             await asyncio.to_thread(save, checkpoint, self._plan.checkpoint_dir, self._plan.checkpoint_keep)
         except Exception as error:
-            self._error = error
-            self._notify()
+            self._fail(error)

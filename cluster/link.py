@@ -42,8 +42,8 @@ class ServerLink:
         """Report what was computed and wait for more work; None when the run is over.
 
         All reports are one message, which is also the question: one round trip a meta-step where a worker computes it
-        alone, two with slices, which have the gradients before the server hears of them. Raises `RayActorError` or
-        `ObjectLostError` if the server or one of its slices is lost, `Superseded` once others go on without it.
+        alone, two with slices, which have the gradients before the server hears of them. Raises one of
+        `cluster.losses` if the server or one of its slices is lost, `Superseded` once others go on without it.
         """
         sent = [report._replace(gradient=encode(report.gradient, self._wire)) for report in reports]
         if self._slices and sent:

@@ -51,7 +51,9 @@ METRICS: tuple[MetricName, ...] = (
     MetricName("server/megabytes", "MB", "gradients in and parameters out", _STEP, "count"),
     MetricName("server/waiting_s", "s", "what all workers together waited for a shard", _STEP, "count"),
     MetricName("cluster/workers", "workers", "that have a place on the cluster; 0 where the driver computes", _STEP),
-    MetricName("cluster/restarts", "restarts", "workers and servers replaced since the command began", _STEP, "total"),
+    MetricName(
+        "cluster/restarts", "restarts", "workers, servers and slices replaced since the command began", _STEP, "total"
+    ),
     MetricName("modes/num_modes", "modes", "in use after a refresh", _SHOWN),
     MetricName("modes/silhouette", "−1 to 1", "how far apart the found modes lie", _STEP),
     MetricName("modes/stability", "≤ 1", "adjusted Rand index of the modes before and after the refresh", _STEP),

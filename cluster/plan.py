@@ -182,8 +182,8 @@ class StepRecord(NamedTuple):
     theirs or for the update under way; `refused_pushes` those too stale to count and `repeats` those of a shard that
     was already there; `num_bytes` what gradients and parameters took on the wire; `waiting_s` what workers, all
     together, waited for a shard; `refresh` the metrics of the refresh that this meta-step was the first to see.
-    `num_workers` had a place on the cluster, none where the driver computes; `restarts` counts the workers and servers
-    that were replaced since the driver started.
+    `num_workers` had a place on the cluster, none where the driver computes; `restarts` counts the workers, servers and
+    slices that were replaced since the driver started.
     """
 
     version: int

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.code_version import SameCode, require_code
 from cluster.errors import ClusterError, last_line
+from cluster.losses import DEATHS
 from cluster.refresh import Refreshed, Refreshes, Survey, refresh
 from cluster.vectors import Published, fetch
 
@@ -50,7 +51,7 @@ class Elsewhere:
             return await self._actor.refresh.remote(published, survey)
         except RayTaskError as error:
             raise error.cause or error from error
-        except RayActorError as error:
+        except DEATHS as error:
             raise ClusterError(
                 f"the process of the refresh after meta-step {survey.version} could not start, or died "
                 f"{_MAX_RETRIES + 1} times ({last_line(error)}): look for the cause in Ray's logs, then resume"

@@ -18,19 +18,20 @@ class Verdict(Enum):
 class Roster:
     """Counts units; the run begins once `min_to_start` have a place and then goes on while `min_to_go_on` have one.
 
-    Fewer are waited for: `start_timeout_s` at the beginning, `regrow_timeout_s` later.
+    Fewer are waited for: `start_timeout_s` at the beginning, `regrow_timeout_s` later. `num_mortal`, units and whatever
+    else may die, says how many deaths are tolerated.
     """
 
     def __init__(
         self,
-        num_units: int,
+        num_mortal: int,
         min_to_start: int,
         min_to_go_on: int,
         start_timeout_s: float,
         regrow_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.num_units, self.num_placed, self._deaths = num_units, 0, Deaths()
+        self.num_placed, self._num_mortal, self._deaths = 0, num_mortal, Deaths()
         self._min_to_start, self._min_to_go_on = min_to_start, min_to_go_on
         self._start_timeout_s, self._regrow_timeout_s, self._clock = start_timeout_s, regrow_timeout_s, clock
         self._has_begun = False
@@ -76,7 +77,7 @@ class Roster:
     @property
     def is_worth_replacing(self) -> bool:
         """False where everything that is started dies before it gets anything done."""
-        return self._deaths.may_replace(self.num_units)
+        return self._deaths.may_replace(self._num_mortal)
 
     @property
     def complaint(self) -> str:

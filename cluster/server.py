@@ -37,10 +37,14 @@ class Server:
         self._refresher = None if plan.refresh is None else Elsewhere(plan.refresh.build, code)
         self._begin(generation, slices)
 
-    async def restart(self, generation: int, slices: Sequence[ActorHandle]) -> None:
-        """Go on from the newest checkpoint with these slices; raises `CheckpointError`."""
-        await self._coordinator.abandon()
+    async def restart(self, generation: int, slices: Sequence[ActorHandle], seen: int) -> list[StepRecord]:
+        """Go on from the newest checkpoint with these slices; the records after `seen` of the generation before.
+
+        Raises `CheckpointError`.
+        """
+        records = await self._coordinator.abandon(seen)
         self._begin(generation, slices)
+        return records
 
     async def exchange(self, generation: int, worker_id: str, base: int, reports: Sequence[ShardReport]) -> Assignment:
         """`Coordinator.exchange`, for a worker of this generation; raises `Superseded` for one of another."""

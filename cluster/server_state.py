@@ -1,7 +1,7 @@
 """The parameter server's decisions as a plain object: assignments out, reports in, an update when all is there.
 
-It knows no Ray, no learner and no vectors: those are a `ParameterSlice`'s or those of several. The actor (`server.py`)
-and the in-process run (`local.py`) are shells around it, which is why they give the same bits.
+It knows no Ray, no learner and no vectors: those are a `ParameterSlice`'s or those of several. The coordinator and the
+in-process run (`local.py`) are shells around it, which is why they give the same bits.
 """
 
 import math

@@ -4,10 +4,10 @@ from typing import cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
 
 from cluster.code_version import SameCode, code_version
 from cluster.errors import ClusterError, last_line
+from cluster.losses import DEATHS, never_began
 from cluster.plan import ServerPlan
 from cluster.slices import Slice
 
@@ -46,6 +46,7 @@ class SliceActors:
         for watch in dead:
             _require_started(watch)
             index = self._watches.index(watch)
+            ray.kill(self._actors[index])  # it may only be out of reach
             self._actors[index] = self._start()
             self._watches[index] = _watch(self._actors[index])
 
@@ -68,6 +69,6 @@ def _watch(actor: ActorHandle) -> ray.ObjectRef:
 def _require_started(watch: ray.ObjectRef) -> None:
     try:
         ray.get(watch)
-    except RayActorError as error:
-        if error.actor_init_failed:
+    except DEATHS as error:
+        if never_began(error):
             raise ClusterError(f"a slice of the parameter server could not start: {last_line(error)}") from error

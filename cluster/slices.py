@@ -32,13 +32,16 @@ class Slice:
         require_code(code)
         self._plan, self._num_steps = plan, num_steps
         self._wire: WireType = wire
-        self._generation: int | None = None
+        self._slice: ParameterSlice | None = None
+        self._generation = -1
 
     async def restore(self, generation: int, state: SliceState) -> list[ray.ObjectRef]:
         """Go on from `state` for another generation; a reference to the parameters."""
+        if generation < self._generation:  # overtaken on the way
+            raise Superseded
+        self._slice, self._generation = None, generation
         self._slice = ParameterSlice(self._plan, self._num_steps, self._wire, state)
-        self._generation = generation
-        return self._published()
+        return self._published(self._slice)
 
     async def push(self, generation: int, key: GradientKey, gradient: np.ndarray) -> None:
         """Keep this range of a gradient, as it travelled; once answered, the server may count on it."""
@@ -50,8 +53,9 @@ class Slice:
 
     async def move(self, generation: int, update: Update, norm: float) -> list[ray.ObjectRef]:
         """Take the optimiser's step, given the norm over all slices; a reference to the parameters after it."""
-        self._of(generation).move(update, norm)
-        return self._published()
+        mine = self._of(generation)
+        mine.move(update, norm)
+        return self._published(mine)
 
     async def state(self, generation: int) -> SliceState:
         """What another slice could continue from."""
@@ -62,12 +66,12 @@ class Slice:
         await asyncio.Event().wait()
 
     def _of(self, generation: int) -> ParameterSlice:
-        if generation != self._generation:
+        if generation != self._generation or self._slice is None:
             raise Superseded
         return self._slice
 
-    def _published(self) -> list[ray.ObjectRef]:
-        return [ray.put(self._slice.published)]
+    def _published(self, mine: ParameterSlice) -> list[ray.ObjectRef]:
+        return [ray.put(mine.published)]
 
 
 class InSlices:
@@ -94,7 +98,7 @@ class InSlices:
         return self._published
 
     async def start(self) -> None:
-        """Give each slice its range of the checkpoint; raises `RayActorError`, as the others do, if one is lost."""
+        """Give each slice its range of the checkpoint; raises Ray's error, as the others do, if one is lost."""
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         await self._starting

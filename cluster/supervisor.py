@@ -6,13 +6,14 @@ from typing import cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from cluster.checkpoint import Checkpoint
 from cluster.code_version import SameCode, code_version
 from cluster.coordinator import Progress
 from cluster.embedded import ray_cluster
 from cluster.errors import ClusterError, last_line
+from cluster.losses import DEATHS, LOSSES, never_began
 from cluster.placement import bundles, num_units, shortage, total
 from cluster.places import Places
 from cluster.plan import StepRecord, TrainingPlan
@@ -64,12 +65,16 @@ class Fleet:
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan, self._version, self._num_names, self._num_restarts = plan, 0, 0, 0
+        self._slices = SliceActors(plan.server)
         self._seen = 0  # the meta-step that this server told of last; after a restore it is below `_version`
         self._roster = Roster(
-            num_units(plan), plan.min_to_start, plan.min_to_go_on, plan.start_timeout_s, plan.regrow_timeout_s
+            num_units(plan) + len(self._slices.actors),
+            plan.min_to_start,
+            plan.min_to_go_on,
+            plan.start_timeout_s,
+            plan.regrow_timeout_s,
         )
         self._places = Places(plan)
-        self._slices = SliceActors(plan.server)
         self._address = start_server(plan, self._places, 0, self._slices.actors)
         self._progress = self._server.progress.remote(self._seen)
         self._units = [start_unit(plan, self._places.take()) for _ in range(num_units(plan))]
@@ -81,7 +86,7 @@ class Fleet:
         while True:
             try:
                 if loss is not None:
-                    self._go_back(loss)
+                    self._go_back(loss, on_step)
                 self._watch(on_step, should_stop)
                 records, last = self._ask(self._server.finish.remote(self._version))
             except (ServerLost, SliceLost) as found:
@@ -137,10 +142,11 @@ class Fleet:
 
         A server may say that the run is over and die before its last checkpoint is there: the next one needs the unit.
         """
-        if end is LoopEnd.DEAD:
+        if end in (LoopEnd.DEAD, LoopEnd.STARVED):
             self._bury(unit)
             self._require_worth("a worker")
-            _logger.warning("%s died after meta-step %d: another takes its place", unit.name, self._version)
+            cause = " for want of memory on its node" if end is LoopEnd.STARVED else ""
+            _logger.warning("%s died%s after meta-step %d: another takes its place", unit.name, cause, self._version)
             self._units.append(start_unit(self._plan, self._places.take()))
             self._homeless.append(self._units[-1])
             self._num_restarts += 1
@@ -161,7 +167,7 @@ class Fleet:
         unit.follow(f"worker-{self._num_names}", self._address)
         self._num_names += 1
 
-    def _go_back(self, loss: ServerLost | SliceLost) -> None:
+    def _go_back(self, loss: ServerLost | SliceLost, on_step: Callable[[StepRecord], None]) -> None:
         """Replace what is gone, and go on from the newest checkpoint.
 
         Who lives of server and slices stays, as another generation; units join it when they find that theirs is over.
@@ -177,7 +183,7 @@ class Fleet:
             ray.kill(self._server)
             self._address = start_server(self._plan, self._places, generation, slices)
         else:
-            self._ask(self._server.restart.remote(generation, slices))
+            self._pass_on(self._ask(self._server.restart.remote(generation, slices, self._seen)), on_step)
             self._address = Address(self._server, generation)
         self._seen = 0
         self._progress = self._server.progress.remote(self._seen)
@@ -213,11 +219,11 @@ class Fleet:
         try:
             return ray.get(reference)
         except RayTaskError as error:
-            if isinstance(error.cause, (RayActorError, ObjectLostError)):
+            if isinstance(error.cause, LOSSES):
                 raise SliceLost from error
             raise
-        except RayActorError as error:
-            if error.actor_init_failed:
+        except DEATHS as error:
+            if never_began(error):
                 raise ClusterError(f"the parameter server could not start: {last_line(error)}") from error
             raise ServerLost from error
 

@@ -6,10 +6,11 @@ from typing import cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from cluster.code_version import SameCode, code_version
 from cluster.errors import ClusterError, GroupBroken, Superseded, last_line
+from cluster.losses import DEATHS, LOSSES, never_began
 from cluster.places import Place
 from cluster.plan import TrainingPlan
 from cluster.rank import Rank
@@ -25,6 +26,7 @@ class LoopEnd(Enum):
     OVER = "the run is over, as far as the server that it followed could say"
     CUT_OFF = "the server that it followed, or a vector of it, is gone or goes on anew; the actor lives"
     DEAD = "the actor's process or node is gone"
+    STARVED = "Ray killed the actor's process, because its node ran out of memory"
     BROKEN = "another rank of its group is gone, or hangs; the actor lives"
 
 
@@ -69,7 +71,7 @@ class Unit:
                 loop_end(other)
             end = LoopEnd.DEAD
         self._cut_off = self._cut_off or end is LoopEnd.CUT_OFF
-        if end is LoopEnd.DEAD:
+        if end in (LoopEnd.DEAD, LoopEnd.STARVED):
             return end
         if self.loops:
             return None
@@ -119,13 +121,13 @@ def loop_end(loop: ray.ObjectRef) -> LoopEnd:
     try:
         ray.get(loop)
     except RayTaskError as error:  # first: an actor's death that a loop ran into is of both classes
-        if isinstance(error.cause, (RayActorError, ObjectLostError, Superseded)):
+        if isinstance(error.cause, (*LOSSES, Superseded)):
             return LoopEnd.CUT_OFF
         if isinstance(error.cause, GroupBroken):
             return LoopEnd.BROKEN
         raise error.cause or error from error
-    except RayActorError as error:
-        if error.actor_init_failed:
+    except DEATHS as error:
+        if never_began(error):
             raise ClusterError(f"a worker could not start: {last_line(error)}") from error
-        return LoopEnd.DEAD
+        return LoopEnd.STARVED if isinstance(error, OutOfMemoryError) else LoopEnd.DEAD
     return LoopEnd.OVER

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_learner import build_gradient, training_plan
+from ray.exceptions import ActorUnavailableError
 
 from cluster import coordinator as coordinators
 from cluster.aggregation import AggregationPlan
@@ -19,6 +20,7 @@ from cluster.policies import Asynchronous, Stale
 from cluster.server_state import ServerState
 from cluster.shards import ShardReport
 from cluster.slice_state import SliceState
+from cluster.update import Made, Update
 from cluster.vectors import InServer
 
 COMPUTE = build_gradient()
@@ -147,5 +149,29 @@ def test_slow_storage_holds_one_copy_and_workers_are_answered_meanwhile(
         assert (await waiting).shards == (ahead,)
         _, last = await coordinator.finish(0)
         assert written == copies[:2] == [1, 2] and last.version == load_newest(tmp_path).version == 2
+
+    asyncio.run(run())
+
+
+def test_a_slice_that_does_not_answer_ends_the_generation_for_all_who_ask(tmp_path: Path):
+    class OutOfReach(InServer):
+        async def make(self, update: Update) -> Made:
+            raise ActorUnavailableError("the connection broke", None)
+
+    async def run() -> None:
+        plan = replace(training_plan(tmp_path, num_workers=2), num_shards=1)
+        save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 3)
+        coordinator = Coordinator(plan.server, partial(OutOfReach, plan.server))
+        work = await coordinator.exchange("a", 0, ())
+        driver, idle = (
+            asyncio.ensure_future(ask) for ask in (coordinator.progress(0), coordinator.exchange("b", 0, ()))
+        )
+        await settle()
+        with pytest.raises(ActorUnavailableError):
+            await step(coordinator, work)
+        assert (await asyncio.wait_for(driver, 60)).is_over and not (await asyncio.wait_for(idle, 60)).shards
+        with pytest.raises(ActorUnavailableError):
+            await coordinator.finish(0)
+        assert load_newest(tmp_path).version == 0
 
     asyncio.run(run())

@@ -50,10 +50,11 @@ def test_who_waits_for_a_generation_that_ends_is_told_so_and_the_next_goes_on_fr
         plan = plan_of(tmp_path)
         server = new_server(plan)
         await first_step(server, plan)
-        driver, idle = [asyncio.ensure_future(ask) for ask in (server.progress(1), server.exchange(0, "b", 0, ()))]
+        driver = asyncio.ensure_future(server.progress(1))
+        idle = asyncio.ensure_future(server.exchange(0, "b", 0, ()))
         await settle()
         assert not driver.done() and not idle.done()
-        await server.restart(1, ())
+        assert await server.restart(1, (), seen=1) == []
         for question in (idle, server.exchange(0, "a", 1, ())):
             with pytest.raises(Superseded):
                 await asyncio.wait_for(question, 60)
@@ -64,7 +65,7 @@ def test_who_waits_for_a_generation_that_ends_is_told_so_and_the_next_goes_on_fr
     asyncio.run(run())
 
 
-def test_a_checkpoint_that_is_being_written_is_what_the_next_generation_goes_on_from(
+def test_a_checkpoint_that_is_being_written_is_gone_on_from_and_meta_steps_not_yet_told_of_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     gate = threading.Event()
@@ -79,11 +80,11 @@ def test_a_checkpoint_that_is_being_written_is_what_the_next_generation_goes_on_
         plan = plan_of(tmp_path)
         server = new_server(plan)
         await first_step(server, plan)
-        restarting = asyncio.ensure_future(server.restart(1, ()))
+        restarting = asyncio.ensure_future(server.restart(1, (), seen=0))
         await settle()
         assert not restarting.done() and load_newest(tmp_path).version == 0
         gate.set()
-        await asyncio.wait_for(restarting, 60)
+        assert [record.version for record in await asyncio.wait_for(restarting, 60)] == [1]
         assert (await server.exchange(1, "b", 0, ())).base == 1
 
     asyncio.run(run())
@@ -103,7 +104,8 @@ def test_a_slice_forgets_the_generation_before_and_takes_nothing_more_from_it(ra
         await one.restore(0, start)
         await one.push(0, key, ones)
         await one.restore(1, start)
-        for late in (one.push(0, key, ones), one.sum(0, update), one.move(0, update, 8.0), one.state(0)):
+        overtaken = one.restore(0, start)
+        for late in (overtaken, one.push(0, key, ones), one.sum(0, update), one.move(0, update, 8.0), one.state(0)):
             with pytest.raises(Superseded):
                 await late
         await one.push(1, key, 2 * ones)

@@ -112,6 +112,23 @@ def test_a_server_killed_around_a_survey_and_its_adoption_changes_nothing(
     assert {record.version: record.refresh["version"] for record in records if record.refresh} == {3: 0, 7: 4, 11: 8}
 
 
+def test_a_slice_killed_while_a_checkpoint_waits_for_a_refresh_changes_nothing(
+    ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes]
+):
+    begun, gate, records = tmp_path / "begun", tmp_path / "gate", list[int]()
+
+    def kill(record: StepRecord) -> None:
+        records.append(record.version)
+        if record.version == 2:  # whose checkpoint waits for that of meta-step 1, which waits for the refresh
+            victims("Slice")[0].kill()
+            threading.Timer(3.0, gate.touch).start()
+
+    refreshes = partial(GatedRefresh, begun, gate)
+    run = refreshed_plan(tmp_path / "run", num_workers=2, checkpoint_every=1, refreshes=refreshes)
+    assert bits(run_meta_training(replace(run, aggregation=AggregationPlan(num_slices=2)), kill, never)) == expected
+    assert begun.exists() and records == list(range(1, 15))
+
+
 @pytest.mark.parametrize("version", [pytest.param(5, marks=SLOW), 6, pytest.param(7, marks=SLOW)])
 def test_stopped_between_a_survey_and_its_adoption_the_run_goes_on_in_another_process_with_the_same_bits(
     ray_cluster: None, tmp_path: Path, expected: tuple[str, bytes], version: int

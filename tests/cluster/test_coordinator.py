@@ -163,9 +163,8 @@ def test_a_slice_that_does_not_answer_ends_the_generation_for_all_who_ask(tmp_pa
         save(Checkpoint(0, plan.parameters, plan.parameter_shapes, plan.optimizer.name, {}), plan.checkpoint_dir, 3)
         coordinator = Coordinator(plan.server, partial(OutOfReach, plan.server))
         work = await coordinator.exchange("a", 0, ())
-        driver, idle = (
-            asyncio.ensure_future(ask) for ask in (coordinator.progress(0), coordinator.exchange("b", 0, ()))
-        )
+        driver = asyncio.ensure_future(coordinator.progress(0))
+        idle = asyncio.ensure_future(coordinator.exchange("b", 0, ()))
         await settle()
         with pytest.raises(ActorUnavailableError):
             await step(coordinator, work)

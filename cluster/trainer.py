@@ -10,6 +10,7 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import get_current_placement_group
 
 from cluster.checkpoint import Checkpoint
+from cluster.errors import ClusterError
 from cluster.memory import keep_freed_memory
 from cluster.placement import bundles
 from cluster.plan import StepRecord, TrainingPlan
@@ -26,14 +27,14 @@ class Trainer:
         """Fit until the journal says that the run is over; Ray Train restarts the ranks when one dies.
 
         Checkpoints go to the journal, so Ray Train's own storage stays empty. How often ranks may die is the journal's
-        decision, because it knows of meta-steps.
+        decision, because it knows of meta-steps. Raises `ClusterError` where Ray Train gives up all the same.
         """
-        from ray.train import FailureConfig, RunConfig, ScalingConfig  # four seconds to import
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError  # four seconds to import
         from ray.train.torch import TorchConfig, TorchTrainer
 
         (bundle,) = bundles(plan)
         with tempfile.TemporaryDirectory() as folder:
-            TorchTrainer(
+            trainer = TorchTrainer(
                 lambda: run_replica(plan, journal, code),
                 torch_config=TorchConfig("nccl" if plan.gpus_per_worker == 1 else "gloo"),  # nccl wants whole GPUs
                 scaling_config=ScalingConfig(
@@ -45,7 +46,12 @@ class Trainer:
                 run_config=RunConfig(
                     name="collective", storage_path=folder, failure_config=FailureConfig(max_failures=-1)
                 ),
-            ).fit()
+            )
+            try:
+                trainer.fit()
+            except TrainingFailedError as error:
+                cause = " ".join(str(error).splitlines()[:2])
+                raise ClusterError(f"Ray Train gave up ({cause}): resume from the last checkpoint") from error
 
 
 def run_replica(plan: TrainingPlan, journal: ActorHandle, code: str) -> None:

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fake_learner import training_plan
+from ray.actor import ActorHandle
+from ray.exceptions import OutOfMemoryError
 
 from cluster import checkpoint as checkpoints
 from cluster.aggregation import AggregationPlan
 from cluster.checkpoint import Checkpoint
-from cluster.errors import CheckpointError, UserError
+from cluster.errors import CheckpointError, ClusterError, UserError
 from cluster.ledger import OpenShards
 from cluster.policies import Asynchronous, Stale
+from cluster.trainer import Trainer
 from cluster.training import run_meta_training
 
 
@@ -54,3 +58,18 @@ def test_a_checkpoint_of_another_learner_is_refused(tmp_path: Path):
     checkpoints.save(Checkpoint(2, plan.parameters, {"weight": plan.parameters.shape}, "adam", {}), tmp_path, 1)
     with pytest.raises(CheckpointError, match="of another learner"):
         run_meta_training(plan, lambda record: None, lambda: False)
+
+
+def test_where_ray_train_gives_up_its_reason_and_the_remedy_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ray.train import ControllerError
+    from ray.train.torch import TorchTrainer
+
+    def fit(trainer: TorchTrainer) -> None:
+        raise ControllerError(OutOfMemoryError("4 worker(s) were killed\nand much more"))
+
+    monkeypatch.setattr(TorchTrainer, "fit", fit)
+    plan = replace(training_plan(tmp_path, num_workers=1), strategy="collective")
+    with pytest.raises(
+        ClusterError, match=r"gave up \(.* 4 worker\(s\) were killed\): resume from the last checkpoint"
+    ):
+        Trainer().fit(plan, cast(ActorHandle, None), "sources 0")

@@ -23,6 +23,7 @@ _SYSTEM_CONFIG = {
     "worker_niceness": 0,  # that of the program that started the run; by default Ray's workers yield to everybody
 }
 _CONNECT_TIMEOUT_S = 5.0
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def ray_cluster(location: str | Path, num_cpus: int, num_parameters: int) -> Ite
             if address:
                 _connect(address)
             else:
+                _warn_of_sharing(num_cpus, os.cpu_count() or 1)
                 ray.init(
                     address="local",  # not another cluster that runs on this machine
                     num_cpus=num_cpus,
@@ -55,6 +57,18 @@ def ray_cluster(location: str | Path, num_cpus: int, num_parameters: int) -> Ite
         finally:
             ray.shutdown()
             _token_path(folder).unlink(missing_ok=True)
+
+
+def _warn_of_sharing(asked: int, there: int) -> None:
+    """A machine is taken to hold any number of processes: they may share a processor, but seldom gain by it."""
+    if asked > there:
+        _logger.warning(
+            "%d processors are asked for, and this machine has %d: processes share them, so %d would be about as fast "
+            "and want less memory",
+            asked,
+            there,
+            there,
+        )
 
 
 def _connect(address: str) -> None:

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from cluster.embedded import _connect
+from cluster.embedded import _connect, _warn_of_sharing
 from cluster.errors import ClusterError
 
 
@@ -17,3 +17,10 @@ def test_a_cluster_that_is_not_there_is_said_at_once():
         port = gone.getsockname()[1]
     with pytest.raises(ClusterError, match=f"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port}: start it"):
         _connect(f"127.0.0.1:{port}")
+
+
+def test_more_processes_than_processors_are_started_and_spoken_of(caplog: pytest.LogCaptureFixture):
+    _warn_of_sharing(2, 2)
+    assert not caplog.text
+    _warn_of_sharing(64, 2)
+    assert "64 processors are asked for, and this machine has 2" in caplog.text

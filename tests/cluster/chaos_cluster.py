@@ -68,7 +68,11 @@ def disturbed(seed: int, cluster: Cluster, folder: Path) -> Outcome:
     killer = Killer(planned(seed, NUM_STEPS, NUM_KILLS, KINDS[run]), {"driver": kill_driver, "node": kill_node})
     while True:
         command = [sys.executable, str(HERE / "chaos_driver.py"), run, str(folder)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        sha256 = None
+        with (
+            suppress(BrokenPipeError),  # what a dead driver did not take any more is flushed at the end
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+        ):
             driver.append(process)
             versions.append([])
             sha256 = _follow(process, killer, versions[-1])

@@ -104,7 +104,7 @@ class Coordinator:
     async def progress(self, seen: int) -> Progress:
         """The meta-steps after version `seen`, waiting for one unless the run is over; those before are forgotten.
 
-        Of an abandoned generation nobody wants to know any more.
+        It is answered at once, perhaps with none, when this generation is abandoned.
         """
         while not self._records_after(seen) and not (self._is_over or self._abandoned):
             await self._change(None)

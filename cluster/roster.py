@@ -67,7 +67,7 @@ class Roster:
             self._short_since = self._clock()
 
     def lose_server(self) -> None:
-        """The server died."""
+        """The server died, or a slice of it."""
         self._deaths = self._deaths.die()
 
     def step(self, is_new: bool) -> None:

@@ -41,7 +41,7 @@ class Slice:
             raise Superseded
         self._slice, self._generation = None, generation
         self._slice = ParameterSlice(self._plan, self._num_steps, self._wire, state)
-        return self._published(self._slice)
+        return _put(self._slice)
 
     async def push(self, generation: int, key: GradientKey, gradient: np.ndarray) -> None:
         """Keep this range of a gradient, as it travelled; once answered, the server may count on it."""
@@ -55,7 +55,7 @@ class Slice:
         """Take the optimiser's step, given the norm over all slices; a reference to the parameters after it."""
         mine = self._of(generation)
         mine.move(update, norm)
-        return self._published(mine)
+        return _put(mine)
 
     async def state(self, generation: int) -> SliceState:
         """What another slice could continue from."""
@@ -69,9 +69,6 @@ class Slice:
         if generation != self._generation or self._slice is None:
             raise Superseded
         return self._slice
-
-    def _published(self, mine: ParameterSlice) -> list[ray.ObjectRef]:
-        return [ray.put(mine.published)]
 
 
 class InSlices:
@@ -126,6 +123,11 @@ class InSlices:
         ]
         self._ranges = []
         self._published = _joined(await asyncio.gather(*restored))
+
+
+def _put(one: ParameterSlice) -> list[ray.ObjectRef]:
+    """A reference to its parameters as they travel, in a list: a bare one would be fetched by who asked."""
+    return [ray.put(one.published)]
 
 
 def _joined(published: Sequence[list[ray.ObjectRef]]) -> list[ray.ObjectRef]:
